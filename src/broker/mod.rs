@@ -1,0 +1,302 @@
+//! What carries messages between nodes. It knows rooms by name, and nothing of sessions.
+//!
+//! ```text
+//! RoomRegistry ── LinkCommand ──▶ link ── LinkEvent ──▶ RoomRegistry        (one link per node)
+//! any thread  ── Publish ──▶ publisher ─▶ broker ─▶ the link of every node that is subscribed, the sender's included
+//! ```
+//!
+//! - The link reports in order: nothing of a room before its `Opened`, and `Down` before anything of a later link.
+//! - A command names the link (`generation`) that it was meant for; one for another link is dropped.
+//! - Every publish is answered exactly once, even if the thread that holds it dies.
+//! - There is no way around the broker: a node hears its own messages from it.
+//!
+//! Two brokers keep this contract: `memory` in the process and `redis`.
+
+pub mod health;
+mod memory;
+mod redis;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::{Message as ActixMessage, Recipient};
+use tokio::sync::mpsc;
+
+use self::health::Health;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::protocol::{Content, RoomName};
+
+/// Bytes of publishes that may wait in this process; more are refused.
+pub const MAX_QUEUED_PUBLISH_BYTES: i64 = 64 * 1024 * 1024;
+
+/// A message on its way through a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomMessage {
+    /// Where it was published.
+    pub room: RoomName,
+    /// What was published.
+    pub content: Content,
+    /// The publisher's name, if it has one.
+    pub sender: Option<Box<str>>,
+    /// The publishing session, if it was one of ours.
+    pub session: Option<Box<str>>,
+    /// When it was published, in Unix milliseconds; absent if others published it.
+    pub time: Option<u64>,
+}
+
+impl RoomMessage {
+    /// Roughly the memory that the message takes while it waits, in bytes.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        const FIXED: usize = 256;
+        FIXED
+            + self.content.text.len()
+            + self.room.as_str().len()
+            + self.sender.as_ref().map_or(0, |s| s.len())
+            + self.session.as_ref().map_or(0, |s| s.len())
+    }
+}
+
+/// What became of a publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublishOutcome {
+    /// The broker has it.
+    Accepted,
+    /// It is certainly not published. The text says why.
+    Refused(String),
+    /// It is perhaps published. The text says why this is not known.
+    Unknown(String),
+}
+
+/// Where the outcome of a publish goes. Dropped without an answer, it answers [`PublishOutcome::Unknown`].
+pub struct Answer(Option<Box<dyn FnOnce(PublishOutcome) + Send>>);
+
+impl Answer {
+    /// `deliver` is called exactly once, from any thread; it must not block.
+    pub fn new(deliver: impl FnOnce(PublishOutcome) + Send + 'static) -> Self {
+        Self(Some(Box::new(deliver)))
+    }
+
+    /// Hands the outcome over.
+    pub fn give(mut self, outcome: PublishOutcome) {
+        if let Some(deliver) = self.0.take() {
+            deliver(outcome);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(deliver) = self.0.take() {
+            deliver(PublishOutcome::Unknown(
+                "the broker's queue was given up".to_owned(),
+            ));
+        }
+    }
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Answer")
+    }
+}
+
+/// A message with the one who waits for its outcome. Its bytes count as queued until it is dropped.
+#[derive(Debug)]
+pub struct Publish {
+    pub(crate) message: RoomMessage,
+    pub(crate) answer: Answer,
+    /// When it was handed over; the deadline of its answer counts from then.
+    pub(crate) queued: Instant,
+    _held: Held,
+}
+
+/// Bytes that are given back when the publish they belong to is done with.
+#[derive(Debug)]
+struct Held {
+    bytes: i64,
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.metrics.publish_queue_bytes.dec_by(self.bytes);
+    }
+}
+
+/// The way into the broker, for any thread. Cloning shares the queue; what one thread publishes keeps its order.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    queue: mpsc::UnboundedSender<Publish>,
+    metrics: Arc<Metrics>,
+}
+
+impl Publisher {
+    /// Queues a message; what becomes of it goes to `answer`. A message that does not fit into
+    /// [`MAX_QUEUED_PUBLISH_BYTES`] is refused at once.
+    pub fn publish(&self, message: RoomMessage, answer: Answer) {
+        let bytes = i64::try_from(message.cost()).unwrap_or(i64::MAX);
+        let queued_before = self.metrics.publish_queue_bytes.inc_by(bytes);
+        let held = Held {
+            bytes,
+            metrics: self.metrics.clone(),
+        };
+        if queued_before.saturating_add(bytes) > MAX_QUEUED_PUBLISH_BYTES {
+            answer.give(PublishOutcome::Refused(
+                "this node's queue to the broker is full".to_owned(),
+            ));
+            return;
+        }
+        let publish = Publish {
+            message,
+            answer,
+            queued: Instant::now(),
+            _held: held,
+        };
+        if let Err(mpsc::error::SendError(publish)) = self.queue.send(publish) {
+            publish
+                .answer
+                .give(PublishOutcome::Refused("the node is stopping".to_owned()));
+        }
+    }
+}
+
+/// The other end of [`Publisher`]'s queue.
+pub(crate) type PublishQueue = mpsc::UnboundedReceiver<Publish>;
+
+/// What the registry wants of the link.
+#[derive(ActixMessage, Debug)]
+#[rtype(result = "()")]
+pub enum LinkCommand {
+    /// Subscribe to the channels of these rooms. Answered by [`LinkEvent::Opened`] or [`LinkEvent::Refused`].
+    Subscribe {
+        /// The link it is meant for.
+        generation: u64,
+        /// Rooms that the link is not subscribed to.
+        rooms: Vec<RoomName>,
+    },
+    /// Unsubscribe. Answered by [`LinkEvent::Closed`].
+    Unsubscribe {
+        /// The link it is meant for.
+        generation: u64,
+        /// Rooms that the link is subscribed to.
+        rooms: Vec<RoomName>,
+    },
+}
+
+/// What the link has to tell.
+#[derive(ActixMessage, Debug)]
+#[rtype(result = "()")]
+pub enum LinkEvent {
+    /// A link is there, subscribed to nothing. Its number is higher than every earlier one.
+    Up {
+        /// The link's number.
+        generation: u64,
+    },
+    /// The link is lost, and all its subscriptions with it.
+    Down,
+    /// The broker has confirmed these subscriptions.
+    Opened {
+        /// The link's number.
+        generation: u64,
+        /// The rooms.
+        rooms: Vec<RoomName>,
+    },
+    /// The broker has confirmed that these subscriptions are gone.
+    Closed {
+        /// The link's number.
+        generation: u64,
+        /// The rooms.
+        rooms: Vec<RoomName>,
+    },
+    /// The broker does not allow this subscription.
+    Refused {
+        /// The link's number.
+        generation: u64,
+        /// The room.
+        room: RoomName,
+        /// The broker's words.
+        reason: String,
+    },
+    /// Messages in the order in which the broker sent them.
+    Messages(Vec<RoomMessage>),
+}
+
+/// Why no broker could be made of the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The Redis settings do not make a client.
+    #[error("REDIS_URL or ROOMCAST_REDIS_CA cannot be used: {0}")]
+    Redis(#[from] ::redis::RedisError),
+}
+
+/// A broker that is not running yet.
+pub struct Broker {
+    publisher: Publisher,
+    queue: PublishQueue,
+    kind: Kind,
+    health: Arc<Health>,
+}
+
+enum Kind {
+    Memory,
+    Redis(redis::RedisBroker),
+}
+
+impl Broker {
+    /// Makes the broker that the configuration names, for a node with this name.
+    ///
+    /// # Errors
+    /// [`BrokerError`] if the Redis settings cannot be used. Whether Redis answers is not asked here: a node starts
+    /// without it.
+    pub fn open(config: &Config, node: &str, metrics: &Arc<Metrics>) -> Result<Self, BrokerError> {
+        let health = Arc::new(Health::default());
+        let (sender, queue) = mpsc::unbounded_channel();
+        let publisher = Publisher {
+            queue: sender,
+            metrics: metrics.clone(),
+        };
+        let kind = match &config.redis {
+            None => Kind::Memory,
+            Some(redis) => Kind::Redis(redis::RedisBroker::new(redis, config, node, metrics, &health)?),
+        };
+        Ok(Self {
+            publisher,
+            queue,
+            kind,
+            health,
+        })
+    }
+
+    /// The way in.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        self.publisher.clone()
+    }
+
+    /// How the broker is.
+    #[must_use]
+    pub fn health(&self) -> Arc<Health> {
+        self.health.clone()
+    }
+
+    /// One phrase for the line that the program prints at its start.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match &self.kind {
+            Kind::Memory => {
+                "embedded broker (one node; set REDIS_URL to share rooms between nodes)".to_owned()
+            }
+            Kind::Redis(broker) => format!("Redis at {}", broker.address()),
+        }
+    }
+
+    /// Starts the broker on the current arbiter. Its events go to `events`; the link's only address is returned.
+    pub fn start(self, events: Recipient<LinkEvent>) -> Recipient<LinkCommand> {
+        match self.kind {
+            Kind::Memory => memory::MemoryLink::start(self.queue, events, self.health),
+            Kind::Redis(broker) => broker.start(self.queue, events),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The subscribing connection: one actor, one link at a time.
+//!
+//! - A lost link is reported before anything of the next one; dialling goes on for ever.
+//! - Batches of rooms are one command each; several may be under way, and each is confirmed as a whole.
+//! - The crate queues what arrives without a bound, so the stream is always read: it is handed on in chunks of what
+//!   has arrived together.
+//! - A command that is not confirmed in [`COMMAND_TIMEOUT`], or a silence that [`Health`](crate::broker::health::Health)
+//!   blames on this connection, replaces it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::{
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle, StreamHandler, WrapFuture,
+};
+use futures_util::StreamExt;
+use log::{debug, info, warn};
+use redis::aio::{PubSub, PubSubSink};
+use redis::{Msg, RedisError, RedisResult};
+use tokio::time::timeout;
+
+use super::backoff::Backoff;
+use super::{CANARY_INTERVAL, DIAL_TIMEOUT, Shared, payload};
+use crate::broker::{LinkCommand, LinkEvent, RoomMessage};
+use crate::protocol::RoomName;
+use crate::throttle::Throttle;
+
+/// How long Redis may take to confirm a subscription.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Payloads that are handed on together at most.
+const MAX_CHUNK: usize = 512;
+
+/// Rooms in one SUBSCRIBE or UNSUBSCRIBE at most, so that no command blocks Redis for long.
+const MAX_ROOMS_PER_COMMAND: usize = 1_000;
+
+pub(super) struct RedisSubscriber {
+    shared: Arc<Shared>,
+    events: Recipient<LinkEvent>,
+    generation: u64,
+    link: Option<Link>,
+    backoff: Backoff,
+    drop_log: Throttle,
+}
+
+struct Link {
+    sink: PubSubSink,
+    stream: SpawnHandle,
+}
+
+#[derive(Clone, Copy)]
+enum Verb {
+    Subscribe,
+    Unsubscribe,
+}
+
+impl RedisSubscriber {
+    pub(super) fn new(shared: Arc<Shared>, events: Recipient<LinkEvent>) -> Self {
+        Self {
+            shared,
+            events,
+            generation: 0,
+            link: None,
+            backoff: Backoff::default(),
+            drop_log: Throttle::per_second(),
+        }
+    }
+
+    fn dial_after(&self, pause: Duration, ctx: &mut Context<Self>) {
+        let shared = self.shared.clone();
+        let dial = async move {
+            tokio::time::sleep(pause).await;
+            shared.metrics.redis_dials.inc();
+            let dialled = timeout(DIAL_TIMEOUT, open(&shared)).await;
+            dialled.unwrap_or_else(|_| Err(timed_out("the dial")))
+        };
+        ctx.spawn(dial.into_actor(self).map(|dialled, actor, ctx| match dialled {
+            Ok(pubsub) => actor.link_up(pubsub, ctx),
+            Err(error) => actor.dial_again(&error.to_string(), ctx),
+        }));
+    }
+
+    fn dial_again(&mut self, problem: &str, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        self.shared.health.link_down(problem.to_owned());
+        let pause = self.backoff.next(now, fastrand::f64());
+        if let Some(suppressed) = self.drop_log.pass(now) {
+            warn!(
+                "no subscription to redis: problem={problem:?} next_dial_in={pause:?} unlogged={suppressed}"
+            );
+        }
+        self.dial_after(pause, ctx);
+    }
+
+    fn link_up(&mut self, pubsub: PubSub, ctx: &mut Context<Self>) {
+        let (sink, stream) = pubsub.split();
+        let now = Instant::now();
+        self.generation += 1;
+        self.backoff.connected(now);
+        self.shared.health.link_up(now);
+        let stream = ctx.add_stream(stream.ready_chunks(MAX_CHUNK));
+        self.link = Some(Link { sink, stream });
+        info!("subscribed to redis: generation={}", self.generation);
+        self.events.do_send(LinkEvent::Up {
+            generation: self.generation,
+        });
+    }
+
+    fn link_lost(&mut self, problem: &str, ctx: &mut Context<Self>) {
+        let Some(link) = self.link.take() else { return };
+        ctx.cancel_future(link.stream);
+        warn!(
+            "redis subscription lost: generation={} problem={problem:?}",
+            self.generation
+        );
+        self.shared.metrics.redis_losses.inc();
+        self.events.do_send(LinkEvent::Down);
+        self.dial_again(problem, ctx);
+    }
+
+    /// Sends a batch of rooms and reports what became of it, as long as the link is still the same.
+    fn command(&mut self, verb: Verb, rooms: Vec<RoomName>, ctx: &mut Context<Self>) {
+        let Some(link) = &self.link else { return };
+        let (mut sink, generation) = (link.sink.clone(), self.generation);
+        let channels: Vec<String> = rooms.iter().map(|room| self.shared.channel(room)).collect();
+        let call = async move {
+            let call = async {
+                match verb {
+                    Verb::Subscribe => sink.subscribe(&channels).await,
+                    Verb::Unsubscribe => sink.unsubscribe(&channels).await,
+                }
+            };
+            timeout(COMMAND_TIMEOUT, call)
+                .await
+                .unwrap_or_else(|_| Err(timed_out("a subscription")))
+        };
+        ctx.spawn(call.into_actor(self).map(move |outcome, actor, ctx| {
+            if actor.generation == generation && actor.link.is_some() {
+                actor.commanded(verb, rooms, outcome, ctx);
+            }
+        }));
+    }
+
+    fn commanded(
+        &mut self,
+        verb: Verb,
+        rooms: Vec<RoomName>,
+        outcome: RedisResult<()>,
+        ctx: &mut Context<Self>,
+    ) {
+        let generation = self.generation;
+        match (outcome, verb) {
+            (Ok(()), Verb::Subscribe) => self.events.do_send(LinkEvent::Opened { generation, rooms }),
+            (Ok(()), Verb::Unsubscribe) => self.events.do_send(LinkEvent::Closed { generation, rooms }),
+            (Err(error), Verb::Subscribe) if is_refusal(&error) => self.refused(rooms, &error, ctx),
+            (Err(error), _) => self.link_lost(&error.to_string(), ctx),
+        }
+    }
+
+    /// Redis refuses a batch as a whole (access rights are checked for all its channels first), so the rooms of a
+    /// refused one are asked for one by one.
+    fn refused(&mut self, mut rooms: Vec<RoomName>, error: &RedisError, ctx: &mut Context<Self>) {
+        if rooms.len() > 1 {
+            for room in rooms {
+                self.command(Verb::Subscribe, vec![room], ctx);
+            }
+        } else if let Some(room) = rooms.pop() {
+            let reason = error.to_string();
+            self.events.do_send(LinkEvent::Refused {
+                generation: self.generation,
+                room,
+                reason,
+            });
+        }
+    }
+
+    fn understand(&mut self, message: &Msg, now: Instant) -> Option<RoomMessage> {
+        let shared = &self.shared;
+        let channel = message.get_channel_name();
+        if channel == shared.canary_channel {
+            shared.health.prove(now);
+            return None;
+        }
+        let room = RoomName::new(channel.strip_prefix(shared.prefix.as_str())?).ok()?;
+        match payload::decode(&room, message.get_payload_bytes(), shared.max_payload) {
+            Ok(message) => Some(message),
+            Err(error) => {
+                shared.metrics.payloads_dropped.inc();
+                if let Some(suppressed) = self.drop_log.pass(now) {
+                    warn!("payload dropped: room={room:?} problem=\"{error}\" unlogged={suppressed}");
+                }
+                None
+            }
+        }
+    }
+}
+
+async fn open(shared: &Shared) -> RedisResult<PubSub> {
+    let mut pubsub = shared.client.get_async_pubsub().await?;
+    pubsub.subscribe(&shared.canary_channel).await?;
+    Ok(pubsub)
+}
+
+fn timed_out(what: &str) -> RedisError {
+    std::io::Error::new(
+        std::io::ErrorKind::TimedOut,
+        format!("{what} was not answered in time"),
+    )
+    .into()
+}
+
+/// Whether Redis said no, rather than said nothing.
+fn is_refusal(error: &RedisError) -> bool {
+    !error.is_io_error()
+        && !error.is_connection_dropped()
+        && !error.is_unrecoverable_error()
+        && error.code().is_some()
+}
+
+impl Actor for RedisSubscriber {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let pause = self.backoff.next(Instant::now(), 0.0);
+        self.dial_after(pause, ctx);
+        ctx.run_interval(CANARY_INTERVAL, |actor, ctx| {
+            if actor.link.is_some() && actor.shared.health.link_is_dead(Instant::now()) {
+                actor.link_lost("redis takes publishes, but none of them arrives", ctx);
+            }
+        });
+    }
+}
+
+impl StreamHandler<Vec<Msg>> for RedisSubscriber {
+    fn handle(&mut self, chunk: Vec<Msg>, _: &mut Self::Context) {
+        let now = Instant::now();
+        let messages: Vec<RoomMessage> = chunk
+            .iter()
+            .filter_map(|message| self.understand(message, now))
+            .collect();
+        if !messages.is_empty() {
+            self.events.do_send(LinkEvent::Messages(messages));
+        }
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        // The default stops the actor.
+        self.link_lost("the connection was closed", ctx);
+    }
+}
+
+impl Handler<LinkCommand> for RedisSubscriber {
+    type Result = ();
+
+    fn handle(&mut self, command: LinkCommand, ctx: &mut Self::Context) {
+        let (verb, generation, rooms) = match command {
+            LinkCommand::Subscribe { generation, rooms } => (Verb::Subscribe, generation, rooms),
+            LinkCommand::Unsubscribe { generation, rooms } => (Verb::Unsubscribe, generation, rooms),
+        };
+        if generation != self.generation || self.link.is_none() {
+            debug!(
+                "command for another link dropped: generation={generation} current={}",
+                self.generation
+            );
+            return;
+        }
+        for batch in rooms.chunks(MAX_ROOMS_PER_COMMAND) {
+            self.command(verb, batch.to_vec(), ctx);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The handshake: who may open a WebSocket, and in which dialect.
+//!
+//! Checked in this order: stopping (503), origin (403), the handshake itself (RFC 6455 section 4.2.1; 400, 405 or 426),
+//! subprotocol and user name (400), rights (401). A full node answers 101 and closes with 1013, because a browser is
+//! told nothing about a refused handshake.
+
+use std::rc::Rc;
+
+use actix_http::ws::{HandshakeError, verify_handshake};
+use actix_web::dev::RequestHead;
+use actix_web::guard::GuardContext;
+use actix_web::http::header::{self, HeaderMap, HeaderName};
+use actix_web::http::{StatusCode, Version};
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use actix_web_actors::ws as handshake;
+use log::debug;
+
+use super::{Node, ops};
+use crate::protocol::close::CloseCode;
+use crate::protocol::{Dialect, V1_SUBPROTOCOL, excerpt};
+use crate::rooms::worker::Worker;
+use crate::session::actor::{Limits, Seat, WsSession};
+use crate::session::socket::SocketHandle;
+
+/// The longest name that `?user=` can give, in bytes.
+const MAX_USER_BYTES: usize = 128;
+
+/// Why a handshake is refused.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    message: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+        }
+    }
+
+    fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    fn into_response(self) -> HttpResponse {
+        debug!(
+            "handshake refused: status={} problem={:?}",
+            self.status.as_u16(),
+            self.message
+        );
+        let mut response = HttpResponse::build(self.status);
+        match self.status {
+            StatusCode::UPGRADE_REQUIRED => {
+                response
+                    .insert_header((header::UPGRADE, "websocket"))
+                    .insert_header((header::SEC_WEBSOCKET_VERSION, "13"));
+            }
+            StatusCode::BAD_REQUEST => {
+                response.insert_header((header::SEC_WEBSOCKET_VERSION, "13"));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                response.insert_header((header::RETRY_AFTER, ops::RETRY_AFTER));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                response.insert_header((header::ALLOW, "GET"));
+            }
+            _ => {}
+        }
+        response
+            .content_type("text/plain; charset=utf-8")
+            .body(self.message + "\n")
+    }
+}
+
+/// Whether a request has an upgrade header, and so wants no page.
+pub(super) fn asks_for_upgrade(context: &GuardContext<'_>) -> bool {
+    context.head().headers().contains_key(header::UPGRADE)
+}
+
+/// `/ws` without an upgrade header.
+pub(super) async fn upgrade_required() -> HttpResponse {
+    Refusal::new(
+        StatusCode::UPGRADE_REQUIRED,
+        "this is a WebSocket; connect with ws:// or wss://",
+    )
+    .into_response()
+}
+
+/// Opens a session.
+pub(super) async fn upgrade(request: HttpRequest, body: Payload, node: Data<Node>) -> HttpResponse {
+    match open(&request, body, &node) {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+fn open(request: &HttpRequest, body: Payload, node: &Data<Node>) -> Result<HttpResponse, Refusal> {
+    if node.is_draining() {
+        return Err(Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this node is stopping; connect to another",
+        ));
+    }
+    check_origin(request, node.config.allowed_origins.as_deref())?;
+    check_handshake(request.head())?;
+    let dialect = dialect(request.headers())?;
+    if node.config.token_keys.is_some() {
+        return Err(Refusal::new(
+            StatusCode::UNAUTHORIZED,
+            "this server requires tokens, and cannot check them yet",
+        ));
+    }
+    let user = user(request.query_string())?;
+    let place = node.capacity.take();
+    let turned_away = (!place.fits).then_some(CloseCode::Full);
+    let worker = request
+        .app_data::<Rc<Worker>>()
+        .expect("configured with the routes")
+        .clone();
+    let seat = Seat {
+        hub: node.hub.clone(),
+        worker,
+        metrics: node.metrics.clone(),
+        node: node.name.clone(),
+        dialect,
+        user,
+        socket: request.conn_data::<SocketHandle>().copied(),
+        limits: Limits {
+            max_message: node.config.max_message,
+            max_backlog: node.config.max_backlog,
+            rate: node.config.rate,
+            heartbeat: node.config.heartbeat,
+        },
+        turned_away,
+        place: Box::new(place),
+    };
+    let mut response = handshake::handshake_with_protocols(request, &[V1_SUBPROTOCOL])
+        .map_err(|error| Refusal::bad_request(error.to_string()))?;
+    if dialect == Dialect::V1 {
+        // The crate looks at the first of several header lines only.
+        response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, V1_SUBPROTOCOL));
+    }
+    debug!(
+        "session opened: peer={:?} dialect={dialect:?}",
+        request.peer_addr()
+    );
+    Ok(response.streaming(WsSession::start(seat, body)))
+}
+
+fn check_origin(request: &HttpRequest, allowed: Option<&[String]>) -> Result<(), Refusal> {
+    let Some(allowed) = allowed else { return Ok(()) };
+    let mut origins = request.headers().get_all(header::ORIGIN);
+    let Some(origin) = origins.next() else {
+        return Ok(());
+    };
+    let is_allowed = origins.next().is_none() && allowed.iter().any(|allowed| origin == allowed.as_str());
+    if is_allowed {
+        return Ok(());
+    }
+    let shown = excerpt(&String::from_utf8_lossy(origin.as_bytes()));
+    Err(Refusal::new(
+        StatusCode::FORBIDDEN,
+        format!(
+            "pages of \"{shown}\" may not connect; the operator can allow them with ROOMCAST_ALLOWED_ORIGINS"
+        ),
+    ))
+}
+
+fn check_handshake(head: &RequestHead) -> Result<(), Refusal> {
+    if head.version != Version::HTTP_11 {
+        return Err(Refusal::bad_request("a WebSocket needs HTTP/1.1"));
+    }
+    let repeated = [header::SEC_WEBSOCKET_KEY, header::SEC_WEBSOCKET_VERSION]
+        .into_iter()
+        .find(|name| head.headers().get_all(name).count() > 1);
+    if let Some(name) = repeated {
+        return Err(Refusal::bad_request(format!(
+            "the header {name} may be there once"
+        )));
+    }
+    verify_handshake(head).map_err(|error| {
+        let status = match error {
+            HandshakeError::GetMethodRequired => StatusCode::METHOD_NOT_ALLOWED,
+            HandshakeError::UnsupportedVersion => StatusCode::UPGRADE_REQUIRED,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Refusal::new(
+            status,
+            format!("no WebSocket handshake of RFC 6455, version 13: {error}"),
+        )
+    })?;
+    // The check above is content with a part of the token, as in "xwebsocketx".
+    if !has_token(head.headers(), &header::UPGRADE, "websocket") {
+        return Err(Refusal::bad_request("the header Upgrade must name websocket"));
+    }
+    Ok(())
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|entry| entry.eq_ignore_ascii_case(token))
+}
+
+/// The entries of a comma-separated header, over all its lines.
+fn tokens<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(name).filter_map(|line| line.to_str().ok());
+    lines
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|entry| !entry.is_empty())
+}
+
+fn dialect(headers: &HeaderMap) -> Result<Dialect, Refusal> {
+    if !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+        return Ok(Dialect::Plain);
+    }
+    if tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|entry| entry == V1_SUBPROTOCOL) {
+        return Ok(Dialect::V1);
+    }
+    Err(Refusal::bad_request(format!(
+        "none of the offered subprotocols is spoken here; offer {V1_SUBPROTOCOL}, or none for the plain dialect"
+    )))
+}
+
+/// The name in `?user=`, percent-decoded. An empty one is as good as none.
+fn user(query: &str) -> Result<Option<Box<str>>, Refusal> {
+    let pairs = actix_web::web::Query::<Vec<(String, String)>>::from_query(query)
+        .map_err(|error| Refusal::bad_request(format!("the query cannot be read: {error}")))?;
+    let Some((_, user)) = pairs.into_inner().into_iter().find(|(name, _)| name == "user") else {
+        return Ok(None);
+    };
+    if user.len() > MAX_USER_BYTES || user.chars().any(char::is_control) {
+        return Err(Refusal::bad_request(format!(
+            "user has at most {MAX_USER_BYTES} bytes of UTF-8 and no control characters"
+        )));
+    }
+    Ok((!user.is_empty()).then(|| user.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    fn valid() -> TestRequest {
+        TestRequest::get()
+            .insert_header((header::UPGRADE, "websocket"))
+            .insert_header((header::CONNECTION, "Upgrade"))
+            .insert_header((header::SEC_WEBSOCKET_VERSION, "13"))
+            .insert_header((header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="))
+    }
+
+    fn status(request: TestRequest) -> Option<u16> {
+        check_handshake(request.to_http_request().head())
+            .err()
+            .map(|refusal| refusal.status.as_u16())
+    }
+
+    #[test]
+    fn a_handshake_is_checked_strictly() {
+        assert_eq!(status(valid()), None);
+        assert_eq!(status(valid().method(actix_web::http::Method::POST)), Some(405));
+        assert_eq!(
+            status(valid().insert_header((header::SEC_WEBSOCKET_VERSION, "8"))),
+            Some(426)
+        );
+        assert_eq!(
+            status(valid().insert_header((header::SEC_WEBSOCKET_KEY, "short"))),
+            Some(400)
+        );
+        assert_eq!(
+            status(valid().insert_header((header::UPGRADE, "xwebsocketx"))),
+            Some(400)
+        );
+        assert_eq!(status(valid().version(Version::HTTP_10)), Some(400));
+        assert_eq!(
+            status(valid().append_header((header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ=="))),
+            Some(400)
+        );
+    }
+
+    #[test]
+    fn origins_are_compared_exactly() {
+        let allowed = ["https://a.example".to_owned()];
+        let check = |request: TestRequest| check_origin(&request.to_http_request(), Some(&allowed)).is_ok();
+        assert!(check(valid()));
+        assert!(check(
+            valid().insert_header((header::ORIGIN, "https://a.example"))
+        ));
+        for origin in [
+            "https://A.example",
+            "http://a.example",
+            "https://a.example.evil",
+            "null",
+            "",
+        ] {
+            assert!(
+                !check(valid().insert_header((header::ORIGIN, origin))),
+                "{origin}"
+            );
+        }
+        let twice = valid().insert_header((header::ORIGIN, "https://a.example"));
+        assert!(!check(twice.append_header((header::ORIGIN, "https://a.example"))));
+    }
+
+    #[test]
+    fn the_subprotocol_selects_the_dialect() {
+        let dialect_of = |offers: &[&str]| {
+            let request = offers.iter().fold(valid(), |request, offer| {
+                request.append_header((header::SEC_WEBSOCKET_PROTOCOL, *offer))
+            });
+            dialect(request.to_http_request().headers()).ok()
+        };
+        assert_eq!(dialect_of(&[]), Some(Dialect::Plain));
+        assert_eq!(dialect_of(&["roomcast.v1"]), Some(Dialect::V1));
+        assert_eq!(dialect_of(&["chat, roomcast.v1"]), Some(Dialect::V1));
+        assert_eq!(dialect_of(&["chat", "roomcast.v1"]), Some(Dialect::V1));
+        assert_eq!(dialect_of(&["chat"]), None);
+        assert_eq!(dialect_of(&["ROOMCAST.V1"]), None);
+    }
+
+    #[test]
+    fn a_user_name_is_decoded_and_bounded() {
+        assert_eq!(user("user=a%20b&x=1").ok().flatten().as_deref(), Some("a b"));
+        assert_eq!(user("x=1").ok(), Some(None));
+        assert!(user(&format!("user={}", "a".repeat(129))).is_err());
+        assert!(user("user=a%0Ab").is_err());
+    }
+}

@@ -1,0 +1,179 @@
+//! `roomcast`: a WebSocket server for rooms, scaled out over Redis Pub/Sub.
+//!
+//! A client joins rooms over one WebSocket and sends to them; a message sent to a room reaches every member, on every
+//! node. What travels on the wire is described in `docs/protocol.md`, how the parts fit together in
+//! `docs/architecture.md`.
+//!
+//! | module | what it is about |
+//! | --- | --- |
+//! | [`config`] | every setting |
+//! | [`protocol`] | the wire |
+//! | [`broker`] | what carries messages between nodes |
+//! | [`rooms`] | who is in which room |
+//! | [`session`] | one WebSocket |
+//! | [`http`] | routes and the handshake |
+//! | [`metrics`] | every counter |
+//! | [`shutdown`] | the order of stopping |
+//!
+//! Imports go one way: `http → session → rooms → broker → protocol`; `config` and `metrics` are leaves.
+
+pub mod broker;
+pub mod config;
+pub mod http;
+pub mod metrics;
+pub mod protocol;
+pub mod rooms;
+pub mod session;
+pub mod shutdown;
+mod throttle;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_web::web::Data;
+use actix_web::{App, HttpServer};
+use log::{info, warn};
+use tokio::sync::mpsc;
+
+use broker::{Broker, BrokerError};
+use config::Config;
+use http::{Capacity, Node};
+use metrics::Metrics;
+use rooms::Notice;
+use rooms::hub::{Hub, RegistryEnd};
+use session::socket::SocketHandle;
+use shutdown::Stop;
+
+/// How long a client may take to send the head of its first request.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection lingers after the server's last byte, so that the peer can read it.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Descriptors that are not for sessions: Redis, the log, files, requests without an upgrade.
+const SPARE_DESCRIPTORS: u64 = 200;
+
+/// Sessions where the system names no limit of descriptors.
+const UNLIMITED_SESSIONS: usize = 1_000_000;
+
+/// Why a node ended otherwise than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No broker could be made of the configuration.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The HTTP server failed.
+    #[error("the HTTP server failed: {0}")]
+    Http(#[from] std::io::Error),
+    /// The room registry died, and a node without it would only look alive.
+    #[error("the room registry died; the node ends so that it can be started anew")]
+    RegistryDied,
+}
+
+/// Makes a node of its parts: the broker, the registry on its own thread, and what the HTTP workers share.
+///
+/// # Errors
+/// [`BrokerError`] if the broker's settings cannot be used.
+pub fn assemble(config: Config) -> Result<(Data<Node>, RegistryEnd, String), BrokerError> {
+    let metrics = Arc::new(Metrics::default());
+    let name: Arc<str> = format!("{:08x}", fastrand::u32(..)).into();
+    let broker = Broker::open(&config, &name, &metrics)?;
+    let health = broker.health();
+    let broker_line = broker.describe();
+    let (hub, registry_end) = Hub::start(broker, &config, &metrics);
+    let max_sessions = config.max_connections.unwrap_or_else(sessions_within_descriptors);
+    let node = Data::new(Node {
+        name,
+        hub,
+        metrics,
+        health,
+        capacity: Arc::new(Capacity::new(max_sessions)),
+        draining: AtomicBool::new(false),
+        config,
+    });
+    Ok((node, registry_end, broker_line))
+}
+
+/// Runs a node on `listener` until it is told to stop, or cannot go on. `announce` is called once it serves, with a
+/// phrase that says which broker is in use.
+///
+/// # Errors
+/// [`RunError`] says why the node could not start or had to end.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    mut stops: mpsc::UnboundedReceiver<Stop>,
+    announce: impl FnOnce(&str),
+) -> Result<(), RunError> {
+    let workers = config.workers;
+    let (node, registry_end, broker_line) = assemble(config)?;
+    let app_node = node.clone();
+    let server = HttpServer::new(move || {
+        let node = app_node.clone();
+        App::new().configure(move |app| http::configure(app, node))
+    })
+    .workers(workers)
+    .max_connections(usize::MAX >> 1)
+    .backlog(4_096)
+    .client_request_timeout(HANDSHAKE_TIMEOUT)
+    .client_disconnect_timeout(LINGER)
+    // The least there is: a session's stream is then asked for more only when the kernel has taken everything, which
+    // is what its backlog is measured by.
+    .h1_write_buffer_size(1)
+    .on_connect(|connection, extensions| {
+        if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
+            extensions.insert(SocketHandle::adopt(stream));
+        }
+    })
+    .disable_signals()
+    .listen(listener)?
+    .run();
+    let handle = server.handle();
+    let mut server = actix::spawn(server);
+    announce(&broker_line);
+    let outcome = tokio::select! {
+        ended = &mut server => return ended.map_err(std::io::Error::other)?.map_err(RunError::Http),
+        _ = registry_end => Err(RunError::RegistryDied),
+        stop = stops.recv() => {
+            wind_down(&node, stop.unwrap_or(Stop::Drain), &mut stops).await;
+            Ok(())
+        }
+    };
+    handle.stop(false).await;
+    outcome
+}
+
+/// Closes all sessions and waits until they are gone, time is up, or a second signal comes.
+async fn wind_down(node: &Node, stop: Stop, stops: &mut mpsc::UnboundedReceiver<Stop>) {
+    info!("stopping: how={stop:?} sessions={}", node.capacity.open());
+    node.draining.store(true, Ordering::Relaxed);
+    node.hub.announce(Notice::Close(stop.close_code()));
+    let gone = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(10));
+        while node.capacity.open() > 0 {
+            looks.tick().await;
+        }
+    };
+    tokio::select! {
+        () = gone => {}
+        () = tokio::time::sleep(stop.patience()) => {
+            warn!("stopping with sessions that could not be told: sessions={}", node.capacity.open());
+        }
+        _ = stops.recv() => warn!("stopping at once: sessions={}", node.capacity.open()),
+    }
+}
+
+/// Raises the descriptor limit as far as allowed, and leaves some of it to other uses.
+fn sessions_within_descriptors() -> usize {
+    #[cfg(unix)]
+    let limit = rlimit::increase_nofile_limit(u64::MAX).ok();
+    #[cfg(not(unix))]
+    let limit: Option<u64> = None;
+    limit.map_or(UNLIMITED_SESSIONS, |limit| {
+        usize::try_from(limit.saturating_sub(SPARE_DESCRIPTORS))
+            .unwrap_or(UNLIMITED_SESSIONS)
+            .max(1)
+    })
+}

@@ -1,0 +1,487 @@
+//! Frames from a client: one JSON object in a text frame becomes a [`ClientFrame`] or a [`ProtocolError`].
+//!
+//! - Nothing of the input is trusted, and no input panics.
+//! - Unknown fields are ignored; of a repeated field the last one counts, as in JavaScript.
+//! - A message that is not a string stays the JSON text that was sent: it is never parsed into a tree and written anew.
+//! - An error repeats the command's `id` wherever the frame has a valid one, and the room where that is known, so that
+//!   the answer keeps its place among the answers for that room.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Serialize;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::server::ErrorCode;
+use super::{Content, Dialect, RoomName, RoomNameError, excerpt};
+
+/// The longest `id` that is a string, in bytes.
+pub const MAX_ID_BYTES: usize = 64;
+
+/// How deep the JSON of a message may be nested: deeper values break careless parsers at the receivers.
+pub const MAX_JSON_DEPTH: usize = 128;
+
+/// What a client chose to recognise an answer by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum RequestId {
+    /// A signed 64-bit integer.
+    Number(i64),
+    /// A string of at most [`MAX_ID_BYTES`] bytes.
+    Text(String),
+}
+
+/// One command with what its answer has to repeat.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ClientFrame {
+    /// The command's `id`.
+    pub id: Option<RequestId>,
+    /// What is wanted.
+    pub command: Command,
+}
+
+/// What a client can want.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Become a member of the room.
+    Subscribe {
+        /// The room.
+        room: RoomName,
+    },
+    /// Be a member no more.
+    Unsubscribe {
+        /// The room.
+        room: RoomName,
+    },
+    /// Send a message to the room's members.
+    Publish {
+        /// The room.
+        room: RoomName,
+        /// The message.
+        content: Content,
+    },
+    /// Answer with `pong`.
+    Ping,
+}
+
+/// Why a frame is not a command, ready to be answered.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ProtocolError {
+    /// The kind of error.
+    pub code: ErrorCode,
+    /// What was wrong and what would be right.
+    pub message: String,
+    /// The frame's `id`, if it has a valid one.
+    pub id: Option<RequestId>,
+    /// The room that the command is about, if that much could be read.
+    pub room: Option<RoomName>,
+}
+
+impl ClientFrame {
+    /// Reads a text frame. `max_message` bounds [`Content::text`], in bytes.
+    ///
+    /// # Errors
+    /// [`ProtocolError`] with `bad_json`, `bad_command`, `unknown_type`, `bad_room` or `message_too_large`.
+    pub fn decode(text: &str, dialect: Dialect, max_message: usize) -> Result<Self, ProtocolError> {
+        let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| {
+            fault(
+                ErrorCode::BadJson,
+                format!("a frame is one JSON object with a \"type\": {error}"),
+            )
+        })?;
+        let id = fields.request_id()?;
+        fields
+            .command(dialect, max_message)
+            .map(|command| Self {
+                id: id.clone(),
+                command,
+            })
+            .map_err(|mut error| {
+                error.id = id;
+                error.room = error.room.take().or_else(|| fields.room().ok());
+                error
+            })
+    }
+}
+
+fn fault(code: ErrorCode, message: impl Into<String>) -> ProtocolError {
+    ProtocolError {
+        code,
+        message: message.into(),
+        id: None,
+        room: None,
+    }
+}
+
+/// The fields that any command knows, still as they were sent.
+#[derive(Default)]
+struct Fields<'a> {
+    kind: Option<&'a RawValue>,
+    id: Option<&'a RawValue>,
+    room: Option<&'a RawValue>,
+    room_id: Option<&'a RawValue>,
+    message: Option<&'a RawValue>,
+}
+
+impl Fields<'_> {
+    fn request_id(&self) -> Result<Option<RequestId>, ProtocolError> {
+        let Some(raw) = self.id.map(RawValue::get).filter(|raw| *raw != "null") else {
+            return Ok(None);
+        };
+        if let Ok(number) = raw.parse::<i64>() {
+            return Ok(Some(RequestId::Number(number)));
+        }
+        match json_str(raw) {
+            Some(Ok(text)) if text.len() <= MAX_ID_BYTES => Ok(Some(RequestId::Text(text.into_owned()))),
+            _ => Err(fault(
+                ErrorCode::BadCommand,
+                format!("\"id\" is a signed 64-bit integer or a string of at most {MAX_ID_BYTES} bytes"),
+            )),
+        }
+    }
+
+    fn command(&self, dialect: Dialect, max_message: usize) -> Result<Command, ProtocolError> {
+        let kind = text_field("type", self.kind)?;
+        match (kind.as_ref(), dialect) {
+            ("SUBSCRIBE", _) => Ok(Command::Subscribe { room: self.room()? }),
+            ("UNSUBSCRIBE", _) => Ok(Command::Unsubscribe { room: self.room()? }),
+            ("sendMessage", _) => Ok(Command::Publish {
+                room: self.room()?,
+                content: self.content(max_message)?,
+            }),
+            ("PING", Dialect::V1) => Ok(Command::Ping),
+            (other, _) => {
+                let known = match dialect {
+                    Dialect::Plain => "SUBSCRIBE, UNSUBSCRIBE and sendMessage",
+                    Dialect::V1 => "SUBSCRIBE, UNSUBSCRIBE, sendMessage and PING",
+                };
+                let message = format!("no command is called \"{}\"; there are {known}", excerpt(other));
+                Err(fault(ErrorCode::UnknownType, message))
+            }
+        }
+    }
+
+    fn room(&self) -> Result<RoomName, ProtocolError> {
+        let name = match (self.room, self.room_id) {
+            (Some(room), None) => text_field("room", Some(room))?,
+            (None, Some(room_id)) => text_field("roomId", Some(room_id))?,
+            (None, None) => return Err(fault(ErrorCode::BadCommand, "the field \"room\" is missing")),
+            (Some(room), Some(room_id)) => {
+                let (room, room_id) = (
+                    text_field("room", Some(room))?,
+                    text_field("roomId", Some(room_id))?,
+                );
+                if room != room_id {
+                    let message = "\"room\" and \"roomId\" are the same field; send one of them";
+                    return Err(fault(ErrorCode::BadCommand, message));
+                }
+                room
+            }
+        };
+        RoomName::new(&name).map_err(|error: RoomNameError| fault(ErrorCode::BadRoom, error.to_string()))
+    }
+
+    fn content(&self, max_message: usize) -> Result<Content, ProtocolError> {
+        let raw = self.message.map(RawValue::get).ok_or_else(|| {
+            fault(
+                ErrorCode::BadCommand,
+                "the field \"message\" is missing; it may be any JSON value",
+            )
+        })?;
+        let content = match json_str(raw) {
+            Some(Ok(text)) => Content::text(text.into_owned()),
+            Some(Err(error)) => {
+                return Err(fault(
+                    ErrorCode::BadJson,
+                    format!("\"message\" is not a valid string: {error}"),
+                ));
+            }
+            None if is_too_deep(raw) => {
+                let message = format!("\"message\" may be nested {MAX_JSON_DEPTH} levels deep at most");
+                return Err(fault(ErrorCode::BadCommand, message));
+            }
+            None => Content::json(raw),
+        };
+        let length = content.text.len();
+        if length > max_message {
+            let message = format!("a message has at most {max_message} bytes of text, this one has {length}");
+            return Err(fault(ErrorCode::MessageTooLarge, message));
+        }
+        Ok(content)
+    }
+}
+
+fn text_field<'a>(name: &str, raw: Option<&'a RawValue>) -> Result<Cow<'a, str>, ProtocolError> {
+    let raw = raw.ok_or_else(|| fault(ErrorCode::BadCommand, format!("the field \"{name}\" is missing")))?;
+    match json_str(raw.get()) {
+        Some(Ok(text)) => Ok(text),
+        _ => Err(fault(
+            ErrorCode::BadCommand,
+            format!("the field \"{name}\" must be a string"),
+        )),
+    }
+}
+
+/// The text of a JSON string; `None` if `raw`, which is valid JSON, is another value.
+fn json_str(raw: &str) -> Option<serde_json::Result<Cow<'_, str>>> {
+    let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') {
+        return Some(serde_json::from_str(raw).map(Cow::Owned));
+    }
+    Some(Ok(Cow::Borrowed(inner)))
+}
+
+/// Whether valid JSON is nested deeper than [`MAX_JSON_DEPTH`].
+pub(crate) fn is_too_deep(json: &str) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in json.bytes() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > MAX_JSON_DEPTH {
+                    return true;
+                }
+            }
+            b']' | b'}' => depth -= 1,
+            _ => {}
+        }
+    }
+    false
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Derived code would refuse a field that is there twice; the original's clients may send one.
+        struct FieldsVisitor;
+
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Fields::default();
+                while let Some(name) = map.next_key::<FieldName>()? {
+                    let slot = match name {
+                        FieldName::Type => &mut fields.kind,
+                        FieldName::Id => &mut fields.id,
+                        FieldName::Room => &mut fields.room,
+                        FieldName::RoomId => &mut fields.room_id,
+                        FieldName::Message => &mut fields.message,
+                        FieldName::Other => {
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
+                    };
+                    *slot = Some(map.next_value()?);
+                }
+                Ok(fields)
+            }
+        }
+
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+#[derive(serde::Deserialize)]
+enum FieldName {
+    #[serde(rename = "type")]
+    Type,
+    #[serde(rename = "id")]
+    Id,
+    #[serde(rename = "room")]
+    Room,
+    #[serde(rename = "roomId")]
+    RoomId,
+    #[serde(rename = "message")]
+    Message,
+    #[serde(other)]
+    Other,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MAX: usize = 100;
+
+    fn v1(text: &str) -> Result<ClientFrame, ProtocolError> {
+        ClientFrame::decode(text, Dialect::V1, MAX)
+    }
+
+    fn code(text: &str) -> ErrorCode {
+        v1(text).expect_err("a bad frame").code
+    }
+
+    fn room(name: &str) -> RoomName {
+        RoomName::new(name).expect("a valid name")
+    }
+
+    #[test]
+    fn the_three_commands_of_the_original_are_read() {
+        for (text, command) in [
+            (
+                r#"{"type":"SUBSCRIBE","room":"r"}"#,
+                Command::Subscribe { room: room("r") },
+            ),
+            (
+                r#"{"roomId":"r","type":"UNSUBSCRIBE"}"#,
+                Command::Unsubscribe { room: room("r") },
+            ),
+            (
+                r#"{"type":"sendMessage","roomId":"r","message":"h\u0069"}"#,
+                Command::Publish {
+                    room: room("r"),
+                    content: Content::text("hi"),
+                },
+            ),
+        ] {
+            for dialect in [Dialect::Plain, Dialect::V1] {
+                let frame = ClientFrame::decode(text, dialect, MAX).expect("a good frame");
+                assert_eq!(
+                    frame,
+                    ClientFrame {
+                        id: None,
+                        command: command.clone()
+                    }
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn ping_is_of_v1_alone() {
+        assert_eq!(
+            v1(r#"{"type":"PING","id":"a"}"#).expect("good").id,
+            Some(RequestId::Text("a".into()))
+        );
+        let plain = ClientFrame::decode(r#"{"type":"PING"}"#, Dialect::Plain, MAX);
+        assert_eq!(plain.expect_err("unknown").code, ErrorCode::UnknownType);
+    }
+
+    #[test]
+    fn a_message_that_is_not_a_string_keeps_its_text() {
+        let frame =
+            v1(r#"{"type":"sendMessage","room":"r","message": {"b" : [1.50, null]} }"#).expect("good");
+        let content = Content::json(r#"{"b" : [1.50, null]}"#);
+        assert_eq!(
+            frame.command,
+            Command::Publish {
+                room: room("r"),
+                content
+            }
+        );
+    }
+
+    #[test]
+    fn faults_get_their_codes() {
+        assert_eq!(code("{"), ErrorCode::BadJson);
+        assert_eq!(code("[]"), ErrorCode::BadJson);
+        assert_eq!(code("{} x"), ErrorCode::BadJson);
+        assert_eq!(code("{}"), ErrorCode::BadCommand);
+        assert_eq!(code(r#"{"type":1}"#), ErrorCode::BadCommand);
+        assert_eq!(code(r#"{"type":"subscribe","room":"r"}"#), ErrorCode::UnknownType);
+        assert_eq!(code(r#"{"type":"SUBSCRIBE"}"#), ErrorCode::BadCommand);
+        assert_eq!(code(r#"{"type":"SUBSCRIBE","room":7}"#), ErrorCode::BadCommand);
+        assert_eq!(
+            code(r#"{"type":"SUBSCRIBE","room":"a","roomId":"b"}"#),
+            ErrorCode::BadCommand
+        );
+        assert_eq!(code(r#"{"type":"SUBSCRIBE","room":""}"#), ErrorCode::BadRoom);
+        assert_eq!(
+            code(r#"{"type":"sendMessage","room":"r"}"#),
+            ErrorCode::BadCommand
+        );
+        assert_eq!(code(r#"{"type":"PING","id":1.5}"#), ErrorCode::BadCommand);
+        assert_eq!(
+            code(r#"{"type":"sendMessage","room":"r","message":"\ud800"}"#),
+            ErrorCode::BadJson
+        );
+    }
+
+    #[test]
+    fn an_error_repeats_the_id_and_knows_the_room() {
+        let error = v1(r#"{"type":"sendMessage","id":3,"room":"r"}"#).expect_err("no message");
+        assert_eq!(
+            (error.id, error.room),
+            (Some(RequestId::Number(3)), Some(room("r")))
+        );
+    }
+
+    #[test]
+    fn the_limit_bounds_the_text_and_not_its_escapes() {
+        let frame = |n| {
+            format!(
+                r#"{{"type":"sendMessage","room":"r","message":"{}"}}"#,
+                "\\u0061".repeat(n)
+            )
+        };
+        assert!(v1(&frame(MAX)).is_ok());
+        assert_eq!(code(&frame(MAX + 1)), ErrorCode::MessageTooLarge);
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_outside_of_strings_only() {
+        let frame = |m: &str| format!(r#"{{"type":"sendMessage","room":"r","message":{m}}}"#);
+        let deep = format!(
+            "{}{}",
+            "[".repeat(MAX_JSON_DEPTH + 1),
+            "]".repeat(MAX_JSON_DEPTH + 1)
+        );
+        let decode = |m: &str| ClientFrame::decode(&frame(m), Dialect::V1, 10_000);
+        assert_eq!(decode(&deep).expect_err("too deep").code, ErrorCode::BadCommand);
+        assert!(decode(&format!("[\"{}\"]", "[\\\"".repeat(MAX_JSON_DEPTH + 1))).is_ok());
+        // A field that is ignored may be as deep as it likes.
+        let ignored = format!(
+            r#"{{"type":"PING","x":{}{}}}"#,
+            "[".repeat(5_000),
+            "]".repeat(5_000)
+        );
+        assert!(v1(&ignored).is_ok());
+    }
+
+    #[test]
+    fn of_a_repeated_field_the_last_one_counts() {
+        let frame = v1(r#"{"type":"SUBSCRIBE","room":"a","room":"b"}"#).expect("good");
+        assert_eq!(frame.command, Command::Subscribe { room: room("b") });
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".*") {
+            let _ = v1(&text);
+        }
+
+        #[test]
+        fn no_object_panics(
+            kind in "SUBSCRIBE|sendMessage|PING|.*",
+            room in ".*",
+            message in "[\\[\\]{}\",:a0\\\\ ]*",
+        ) {
+            let _ = v1(&format!(r#"{{"type":"{kind}","room":"{room}","message":{message}}}"#));
+        }
+
+        #[test]
+        fn any_text_arrives_as_it_was_sent(text in ".{0,25}") {
+            let sent = serde_json::json!({"type": "sendMessage", "room": "r", "message": text}).to_string();
+            let frame = v1(&sent).expect("good");
+            prop_assert_eq!(frame.command, Command::Publish { room: room("r"), content: Content::text(text) });
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Frames from the server to a client. Each is encoded once to a shared text; sending it to another session clones
+//! a reference count.
+//!
+//! A session in the plain dialect is sent bare message texts and [`ServerFrame::Error`], nothing else.
+
+use bytestring::ByteString;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::client::RequestId;
+use super::{Content, RoomName};
+
+/// What went wrong, as `code` in an error frame. The texts are part of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Not a JSON object in a text frame.
+    BadJson,
+    /// A field is missing or wrong.
+    BadCommand,
+    /// No command has this `type`.
+    UnknownType,
+    /// The room name breaks a rule.
+    BadRoom,
+    /// The text of the message is longer than the limit.
+    MessageTooLarge,
+    /// The session is in as many rooms as it may be.
+    RoomLimit,
+    /// The session sends more commands than it may.
+    RateLimited,
+    /// The SUBSCRIBE was overtaken by its UNSUBSCRIBE.
+    Cancelled,
+    /// The broker could not take it.
+    Unavailable,
+    /// The server made a mistake.
+    Internal,
+}
+
+impl ErrorCode {
+    /// The code as it stands on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadJson => "bad_json",
+            Self::BadCommand => "bad_command",
+            Self::UnknownType => "unknown_type",
+            Self::BadRoom => "bad_room",
+            Self::MessageTooLarge => "message_too_large",
+            Self::RoomLimit => "room_limit",
+            Self::RateLimited => "rate_limited",
+            Self::Cancelled => "cancelled",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// What is known of a publish that was answered with [`ErrorCode::Unavailable`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Certainly not published.
+    Refused,
+    /// Perhaps published.
+    Unknown,
+}
+
+/// A frame of `roomcast.v1`, and the error frame of both dialects.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum ServerFrame<'a> {
+    /// The first frame of every session.
+    Welcome {
+        /// The session's name, unique over all nodes.
+        session: &'a str,
+        /// The node's name, new at each start.
+        node: &'a str,
+        /// Seconds of silence after which the server asks whether the peer is still there.
+        heartbeat: u64,
+    },
+    /// The session is a member, and the broker has confirmed the subscription.
+    Subscribed {
+        /// Repeats the command's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RequestId>,
+        /// The room.
+        room: &'a RoomName,
+    },
+    /// The session is not a member (any more).
+    Unsubscribed {
+        /// Repeats the command's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RequestId>,
+        /// The room.
+        room: &'a RoomName,
+    },
+    /// The broker has taken the message.
+    Sent {
+        /// Repeats the command's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RequestId>,
+        /// The room.
+        room: &'a RoomName,
+    },
+    /// The answer to PING.
+    Pong {
+        /// Repeats the command's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RequestId>,
+    },
+    /// A message of a room.
+    Message {
+        /// The room.
+        room: &'a RoomName,
+        /// The message: a JSON string, or any other value if it was published as such.
+        message: &'a RawValue,
+        /// The publisher's name, if it has one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sender: Option<&'a str>,
+        /// The publishing session, if a session published it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        session: Option<&'a str>,
+        /// When it was published, in Unix milliseconds; absent if others published it directly on Redis.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        time: Option<u64>,
+    },
+    /// Messages of a live subscription may have been missed.
+    Gap {
+        /// The room.
+        room: &'a RoomName,
+    },
+    /// Something could not be done.
+    Error {
+        /// Repeats the command's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RequestId>,
+        /// What kind of error.
+        code: ErrorCode,
+        /// What was wrong and what would be right.
+        message: &'a str,
+        /// On a publish that was answered `unavailable`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        outcome: Option<Outcome>,
+    },
+}
+
+impl ServerFrame<'_> {
+    /// The frame's text.
+    #[must_use]
+    pub fn encode(&self) -> ByteString {
+        serde_json::to_string(self)
+            .expect("strings, numbers and raw JSON always serialize")
+            .into()
+    }
+}
+
+/// The JSON value that stands for `content` in a `message` field of `roomcast.v1`.
+#[must_use]
+pub fn message_json(content: &Content) -> Box<RawValue> {
+    let json = if content.is_json {
+        content.text.to_string()
+    } else {
+        json_string(&content.text)
+    };
+    RawValue::from_string(json).expect("a content that says it is JSON was checked to be JSON")
+}
+
+/// `text` as a JSON string, quotes included.
+#[must_use]
+pub fn json_string(text: &str) -> String {
+    serde_json::to_string(text).expect("a string always serializes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room() -> RoomName {
+        RoomName::new("r\"1").expect("a valid name")
+    }
+
+    #[test]
+    fn the_type_comes_first_and_absent_fields_are_left_out() {
+        let frame = ServerFrame::Subscribed {
+            id: None,
+            room: &room(),
+        };
+        assert_eq!(frame.encode(), r#"{"type":"subscribed","room":"r\"1"}"#);
+        let id = RequestId::Number(-7);
+        let frame = ServerFrame::Error {
+            id: Some(&id),
+            code: ErrorCode::Unavailable,
+            message: "no",
+            outcome: Some(Outcome::Refused),
+        };
+        assert_eq!(
+            frame.encode(),
+            r#"{"type":"error","id":-7,"code":"unavailable","message":"no","outcome":"refused"}"#
+        );
+    }
+
+    #[test]
+    fn a_message_carries_text_as_a_string_and_json_as_it_is() {
+        for (content, json) in [
+            (Content::text("a\n\"b\""), r#""a\n\"b\"""#),
+            (Content::json(r#"{"a": [1.0]}"#), r#"{"a": [1.0]}"#),
+        ] {
+            let message = message_json(&content);
+            let frame = ServerFrame::Message {
+                room: &room(),
+                message: &message,
+                sender: Some("ann"),
+                session: None,
+                time: Some(5),
+            };
+            assert_eq!(
+                frame.encode(),
+                format!(r#"{{"type":"message","room":"r\"1","message":{json},"sender":"ann","time":5}}"#)
+            );
+        }
+    }
+
+    #[test]
+    fn codes_on_the_wire_are_their_names() {
+        for code in [
+            ErrorCode::BadJson,
+            ErrorCode::BadCommand,
+            ErrorCode::UnknownType,
+            ErrorCode::BadRoom,
+            ErrorCode::MessageTooLarge,
+            ErrorCode::RoomLimit,
+            ErrorCode::RateLimited,
+            ErrorCode::Cancelled,
+            ErrorCode::Unavailable,
+            ErrorCode::Internal,
+        ] {
+            assert_eq!(
+                serde_json::to_string(&code).expect("serializes"),
+                format!("\"{}\"", code.as_str())
+            );
+        }
+    }
+}

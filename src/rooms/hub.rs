@@ -1,0 +1,68 @@
+//! Handles to what a node has once: the registry and the way into the broker. Cloned into every HTTP worker.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use actix::prelude::{Actor, Addr, Arbiter};
+use tokio::sync::{mpsc, oneshot};
+
+use super::registry::{AddWorker, Announce, RoomRegistry};
+use super::worker::Worker;
+use super::{Notice, WorkerId};
+use crate::broker::{Broker, Publisher};
+use crate::config::Config;
+use crate::metrics::Metrics;
+
+/// The node's singletons.
+#[derive(Clone)]
+pub struct Hub {
+    /// Membership.
+    pub registry: Addr<RoomRegistry>,
+    /// The way into the broker.
+    pub publisher: Publisher,
+    next_worker: Arc<AtomicU16>,
+    metrics: Arc<Metrics>,
+    heartbeat: Duration,
+}
+
+/// Resolves when the registry is no more: the node cannot go on without it.
+pub type RegistryEnd = oneshot::Receiver<()>;
+
+impl Hub {
+    /// Starts the registry, and with it the broker, on an arbiter of their own.
+    #[must_use]
+    pub fn start(broker: Broker, config: &Config, metrics: &Arc<Metrics>) -> (Self, RegistryEnd) {
+        let (alive, end) = oneshot::channel();
+        let publisher = broker.publisher();
+        let (max_rooms, registry_metrics) = (config.max_rooms, metrics.clone());
+        let arbiter = Arbiter::new();
+        let registry = RoomRegistry::start_in_arbiter(&arbiter.handle(), move |_| {
+            RoomRegistry::new(broker, max_rooms, registry_metrics, alive)
+        });
+        let hub = Self {
+            registry,
+            publisher,
+            next_worker: Arc::new(AtomicU16::new(0)),
+            metrics: metrics.clone(),
+            heartbeat: config.heartbeat,
+        };
+        (hub, end)
+    }
+
+    /// Starts what a worker needs, on the current thread.
+    #[must_use]
+    pub fn add_worker(&self) -> Rc<Worker> {
+        let id = WorkerId(self.next_worker.fetch_add(1, Ordering::Relaxed));
+        let queue = mpsc::unbounded_channel();
+        self.registry.do_send(AddWorker(id, queue.0.clone()));
+        let registry = self.registry.clone().recipient();
+        Worker::start(id, queue, registry, self.metrics.clone(), self.heartbeat)
+    }
+
+    /// Tells every session of the node.
+    pub fn announce(&self, notice: Notice) {
+        self.registry.do_send(Announce(notice));
+    }
+}

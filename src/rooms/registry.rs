@@ -1,0 +1,414 @@
+//! The singleton that owns membership and the broker's link.
+//!
+//! - A handler changes the table, informs the ledger and tells those concerned; it awaits nothing. What the ledger
+//!   wants of the link is sent once the mailbox is drained, in batches.
+//! - A session is told that it is a member only when the room is live, and before anything of the room; a message is
+//!   delivered only while the room is live.
+//! - It runs on a thread of its own, with the link: a long backlog delays no session's I/O.
+//! - It dies with its link, and its death is seen by whoever holds the other end of `alive`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::{Actor, AsyncContext, Context, Handler, Message, Recipient};
+use log::warn;
+use tokio::sync::oneshot;
+
+use super::ledger::Ledger;
+use super::table::{JoinOutcome, LeaveOutcome, RoomTable, Waiter};
+use super::worker::{Dispatch, DispatchSender};
+use super::{Abort, Disconnect, Join, Leave, NotJoined, Notice, RoomEvent, SessionId, Ticket, WorkerId};
+use crate::broker::{Broker, LinkCommand, LinkEvent, RoomMessage};
+use crate::metrics::Metrics;
+use crate::protocol::{Dialect, RoomName};
+use crate::throttle::Throttle;
+
+/// How long a `roomcast.v1` session waits for the broker to confirm.
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often overdue joins are looked for.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Bytes of text in one batch of a room's messages, as far as whole messages allow: workers give their thread back
+/// between batches.
+const MAX_EVENTS_BYTES: usize = 64 * 1024;
+
+/// The actor. See the module.
+pub struct RoomRegistry {
+    table: RoomTable,
+    ledger: Ledger,
+    workers: HashMap<WorkerId, DispatchSender>,
+    /// Until the actor has started.
+    broker: Option<Broker>,
+    link: Option<Recipient<LinkCommand>>,
+    /// Joins that wait, oldest first; one that has been answered is passed over.
+    deadlines: VecDeque<(Instant, SessionId, RoomName, Ticket)>,
+    flush_requested: bool,
+    refusal_log: Throttle,
+    metrics: Arc<Metrics>,
+    _alive: oneshot::Sender<()>,
+}
+
+/// A worker that will run sessions.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct AddWorker(pub(super) WorkerId, pub(super) DispatchSender);
+
+/// Tell every session.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Announce(pub Notice);
+
+/// Send the link what the ledger wants of it.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Flush;
+
+impl RoomRegistry {
+    pub(super) fn new(
+        broker: Broker,
+        max_rooms: usize,
+        metrics: Arc<Metrics>,
+        alive: oneshot::Sender<()>,
+    ) -> Self {
+        Self {
+            table: RoomTable::new(max_rooms),
+            ledger: Ledger::default(),
+            workers: HashMap::new(),
+            broker: Some(broker),
+            link: None,
+            deadlines: VecDeque::new(),
+            flush_requested: false,
+            refusal_log: Throttle::per_second(),
+            metrics,
+            _alive: alive,
+        }
+    }
+
+    fn tell(&self, session: SessionId, notice: Notice) {
+        self.dispatch(session.worker(), Dispatch::One(session, notice));
+    }
+
+    fn tell_members(&self, room: &RoomName, events: Vec<RoomEvent>) {
+        let events: Arc<[RoomEvent]> = events.into();
+        for (worker, members) in self.table.members(room) {
+            self.dispatch(
+                *worker,
+                Dispatch::Room {
+                    members: members.clone(),
+                    events: events.clone(),
+                },
+            );
+        }
+    }
+
+    fn dispatch(&self, worker: WorkerId, dispatch: Dispatch) {
+        if let Some(queue) = self.workers.get(&worker) {
+            // Fails when the worker's thread has ended, and its sessions with it.
+            let _ = queue.send(dispatch);
+        }
+    }
+
+    /// Makes members of those who wait for a live room.
+    fn admit(&mut self, room: &RoomName) {
+        for waiter in self.table.admit(room) {
+            if let Some(ticket) = waiter.ticket {
+                self.tell(waiter.session, Notice::Joined(ticket));
+            }
+        }
+    }
+
+    /// Answers one who cannot become a member now: a plain session goes on waiting, another gives up.
+    fn disappoint(&mut self, session: SessionId, room: &RoomName, ticket: Ticket, reason: NotJoined) {
+        let Some(waiter) = self.table.waiter_mut(session, room, ticket) else {
+            return;
+        };
+        if waiter.dialect == Dialect::Plain && matches!(reason, NotJoined::Unavailable(_)) {
+            waiter.ticket = None;
+            self.tell(session, Notice::Deferred(ticket));
+            return;
+        }
+        let outcome = self.table.leave(session, room);
+        self.vacated(room, outcome);
+        self.tell(session, Notice::NotJoined(ticket, reason));
+    }
+
+    fn vacated(&mut self, room: &RoomName, outcome: LeaveOutcome) {
+        if outcome == LeaveOutcome::LastOut {
+            self.ledger.unwant(room);
+        }
+    }
+
+    /// Plain sessions do not wait for a broker that is known to be away.
+    fn defer_plain(&mut self) {
+        let deferred: Vec<(SessionId, Ticket)> = self
+            .table
+            .waiting_mut()
+            .filter(|(_, waiter)| waiter.dialect == Dialect::Plain)
+            .filter_map(|(_, waiter)| Some((waiter.session, waiter.ticket.take()?)))
+            .collect();
+        for (session, ticket) in deferred {
+            self.tell(session, Notice::Deferred(ticket));
+        }
+    }
+
+    fn room_opened(&mut self, generation: u64, room: &RoomName) {
+        if self.ledger.opened(generation, room) {
+            if !self.table.members(room).is_empty() {
+                // They have been members since before the link was lost, and may have missed something.
+                self.tell_members(room, vec![RoomEvent::gap(room.clone())]);
+            }
+            self.admit(room);
+        }
+    }
+
+    fn room_refused(&mut self, generation: u64, room: &RoomName, reason: &str) {
+        if let Some(unlogged) = self.refusal_log.pass(Instant::now()) {
+            warn!("subscription refused by the broker: room={room:?} reason={reason:?} unlogged={unlogged}");
+        }
+        if self.ledger.refused(generation, room) {
+            let waiting: Vec<(SessionId, Ticket)> = self
+                .table
+                .waiting_mut()
+                .filter(|(name, _)| *name == room)
+                .filter_map(|(_, waiter)| Some((waiter.session, waiter.ticket?)))
+                .collect();
+            for (session, ticket) in waiting {
+                self.disappoint(session, room, ticket, NotJoined::Unavailable(reason.to_owned()));
+            }
+        }
+    }
+
+    fn deliver(&mut self, messages: Vec<RoomMessage>) {
+        self.metrics.messages.inc_by(messages.len() as u64);
+        // The order within a room is kept; rooms are independent of each other.
+        let mut batches: HashMap<RoomName, (usize, Vec<RoomEvent>)> = HashMap::new();
+        for message in messages {
+            if !self.ledger.is_live(&message.room) {
+                continue;
+            }
+            let room = message.room.clone();
+            let (bytes, events) = batches.entry(room.clone()).or_default();
+            *bytes += message.cost();
+            events.push(RoomEvent::message(message));
+            if *bytes >= MAX_EVENTS_BYTES {
+                let (_, events) = batches.remove(&room).expect("just added");
+                self.tell_members(&room, events);
+            }
+        }
+        for (room, (_, events)) in batches {
+            self.tell_members(&room, events);
+        }
+    }
+
+    fn request_flush(&mut self, ctx: &mut Context<Self>) {
+        if self.ledger.is_due() && !self.flush_requested {
+            self.flush_requested = true;
+            ctx.notify(Flush);
+        }
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        let link_lives = self.link.as_ref().is_some_and(Recipient::connected);
+        assert!(
+            link_lives,
+            "the broker's link has died; no room can be served any more"
+        );
+        let now = Instant::now();
+        while self
+            .deadlines
+            .front()
+            .is_some_and(|(deadline, ..)| *deadline <= now)
+        {
+            let Some((_, session, room, ticket)) = self.deadlines.pop_front() else {
+                break;
+            };
+            let reason = "the broker has not confirmed the subscription in time".to_owned();
+            self.disappoint(session, &room, ticket, NotJoined::Unavailable(reason));
+        }
+        self.request_flush(ctx);
+        self.metrics
+            .rooms
+            .set(self.table.room_count().try_into().unwrap_or(i64::MAX));
+        self.metrics
+            .memberships
+            .set(self.table.membership_count().try_into().unwrap_or(i64::MAX));
+    }
+}
+
+impl Actor for RoomRegistry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let broker = self.broker.take().expect("an actor starts once");
+        self.link = Some(broker.start(ctx.address().recipient()));
+        ctx.run_interval(TICK, Self::tick);
+    }
+}
+
+impl Handler<AddWorker> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, AddWorker(id, queue): AddWorker, _: &mut Self::Context) {
+        self.workers.insert(id, queue);
+    }
+}
+
+impl Handler<Announce> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, Announce(notice): Announce, _: &mut Self::Context) {
+        for worker in self.workers.values() {
+            let _ = worker.send(Dispatch::All(notice.clone()));
+        }
+    }
+}
+
+impl Handler<Join> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, join: Join, ctx: &mut Self::Context) {
+        let Join {
+            session,
+            room,
+            ticket,
+            dialect,
+        } = join;
+        let deadline = Instant::now() + JOIN_PATIENCE;
+        match self.table.join(
+            &room,
+            Waiter {
+                session,
+                ticket: Some(ticket),
+                dialect,
+                deadline,
+            },
+        ) {
+            JoinOutcome::RoomsFull => {
+                let reason = NotJoined::RoomLimit(self.table.max_rooms());
+                self.tell(session, Notice::NotJoined(ticket, reason));
+                return;
+            }
+            JoinOutcome::AlreadyIn { admitted: true } => {
+                self.tell(session, Notice::Joined(ticket));
+                return;
+            }
+            JoinOutcome::FirstIn | JoinOutcome::Waits | JoinOutcome::AlreadyIn { admitted: false } => {}
+        }
+        if self.ledger.is_live(&room) {
+            self.admit(&room);
+            return;
+        }
+        self.ledger.want(&room);
+        if !self.ledger.has_link() && dialect == Dialect::Plain {
+            let reason = NotJoined::Unavailable("there is no link to the broker".to_owned());
+            self.disappoint(session, &room, ticket, reason);
+        } else {
+            self.deadlines.push_back((deadline, session, room, ticket));
+        }
+        self.request_flush(ctx);
+    }
+}
+
+impl Handler<Leave> for RoomRegistry {
+    type Result = ();
+
+    fn handle(
+        &mut self,
+        Leave {
+            session,
+            room,
+            ticket,
+        }: Leave,
+        ctx: &mut Self::Context,
+    ) {
+        let outcome = self.table.leave(session, &room);
+        self.vacated(&room, outcome);
+        self.tell(session, Notice::Left(ticket));
+        self.request_flush(ctx);
+    }
+}
+
+impl Handler<Abort> for RoomRegistry {
+    type Result = ();
+
+    fn handle(
+        &mut self,
+        Abort {
+            session,
+            room,
+            ticket,
+            reason,
+        }: Abort,
+        ctx: &mut Self::Context,
+    ) {
+        self.disappoint(session, &room, ticket, reason);
+        self.request_flush(ctx);
+    }
+}
+
+impl Handler<Disconnect> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, Disconnect { session }: Disconnect, ctx: &mut Self::Context) {
+        for room in self.table.disconnect(session) {
+            self.ledger.unwant(&room);
+        }
+        self.request_flush(ctx);
+    }
+}
+
+impl Handler<LinkEvent> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, event: LinkEvent, ctx: &mut Self::Context) {
+        match event {
+            LinkEvent::Up { generation } => self.ledger.link_up(generation),
+            LinkEvent::Down => {
+                self.ledger.link_down();
+                self.defer_plain();
+            }
+            LinkEvent::Opened { generation, rooms } => {
+                for room in &rooms {
+                    self.room_opened(generation, room);
+                }
+            }
+            LinkEvent::Closed { generation, rooms } => {
+                for room in &rooms {
+                    self.ledger.closed(generation, room);
+                }
+            }
+            LinkEvent::Refused {
+                generation,
+                room,
+                reason,
+            } => self.room_refused(generation, &room, &reason),
+            LinkEvent::Messages(messages) => self.deliver(messages),
+        }
+        self.request_flush(ctx);
+    }
+}
+
+impl Handler<Flush> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, _: Flush, _: &mut Self::Context) {
+        self.flush_requested = false;
+        let commands = self.ledger.take_commands();
+        let Some(link) = &self.link else { return };
+        let generation = commands.generation;
+        if !commands.subscribe.is_empty() {
+            link.do_send(LinkCommand::Subscribe {
+                generation,
+                rooms: commands.subscribe,
+            });
+        }
+        if !commands.unsubscribe.is_empty() {
+            link.do_send(LinkCommand::Unsubscribe {
+                generation,
+                rooms: commands.unsubscribe,
+            });
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The sessions of one HTTP worker, and the queue through which everything reaches them.
+//!
+//! - Lives on the worker's thread. The registry sends one [`Dispatch`] per message and worker; the mailboxes are filled
+//!   from here, on the thread of the sessions.
+//! - After a budget of work the thread is given back, so that sessions write what they were sent before they are sent
+//!   more: a burst cannot make a healthy reader look slow.
+//! - Who does not keep up is told to close, leaves its rooms at once, and is cut off if even that does not help
+//!   ([`vitals`](super::vitals)).
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::Recipient;
+use log::debug;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::vitals::{Verdict, Vitals};
+use super::{Disconnect, Notice, RoomEvent, SessionId, WorkerId};
+use crate::metrics::{Eviction, Metrics};
+use crate::protocol::Dialect;
+use crate::protocol::close::CloseCode;
+
+/// Mailbox slots that are filled in one turn.
+const TURN_DELIVERIES: usize = 4_096;
+
+/// Bytes that one session is sent in one turn, as far as whole dispatches allow.
+const TURN_BYTES: usize = 128 * 1024;
+
+/// Something for the sessions of one worker.
+#[derive(Debug)]
+pub enum Dispatch {
+    /// For one session.
+    One(SessionId, Notice),
+    /// For members of a room.
+    Room {
+        /// Who.
+        members: Arc<Vec<SessionId>>,
+        /// What, oldest first.
+        events: Arc<[RoomEvent]>,
+    },
+    /// For every session.
+    All(Notice),
+}
+
+/// The registry's end of the queue to a worker.
+pub type DispatchSender = mpsc::UnboundedSender<Dispatch>;
+
+/// One session as its worker knows it.
+pub struct Attached {
+    /// Its mailbox. What it is sent is bounded by [`Vitals`], not by slots.
+    pub mailbox: Recipient<Notice>,
+    /// How it is spoken to.
+    pub dialect: Dialect,
+    /// Its state.
+    pub vitals: Rc<Vitals>,
+    /// Ends its socket.
+    pub cut: Box<dyn Fn()>,
+}
+
+/// One HTTP worker's sessions.
+pub struct Worker {
+    id: WorkerId,
+    sessions: RefCell<HashMap<SessionId, Attached>>,
+    next_serial: Cell<u64>,
+    queue: DispatchSender,
+    registry: Recipient<Disconnect>,
+    metrics: Arc<Metrics>,
+}
+
+impl Worker {
+    /// Starts the worker's tasks on the current thread. They end with it.
+    pub(super) fn start(
+        id: WorkerId,
+        (queue, dispatches): (DispatchSender, mpsc::UnboundedReceiver<Dispatch>),
+        registry: Recipient<Disconnect>,
+        metrics: Arc<Metrics>,
+        heartbeat: Duration,
+    ) -> Rc<Self> {
+        let worker = Rc::new(Self {
+            id,
+            sessions: RefCell::default(),
+            next_serial: Cell::new(1),
+            queue,
+            registry,
+            metrics,
+        });
+        actix::spawn(worker.clone().dispatch_all(dispatches));
+        actix::spawn(worker.clone().watch(heartbeat));
+        worker
+    }
+
+    /// A number for a new session.
+    #[must_use]
+    pub fn allot(&self) -> SessionId {
+        let serial = self.next_serial.get();
+        self.next_serial.set(serial + 1);
+        SessionId::new(self.id, serial)
+    }
+
+    /// The queue through which everything reaches this worker's sessions.
+    #[must_use]
+    pub fn queue(&self) -> DispatchSender {
+        self.queue.clone()
+    }
+
+    /// From now on the session is sent what is meant for it.
+    pub fn attach(&self, id: SessionId, session: Attached) {
+        self.sessions.borrow_mut().insert(id, session);
+        self.metrics.sessions.inc();
+    }
+
+    /// The session is gone. Its socket may close after this, and must not be cut any more.
+    pub fn detach(&self, id: SessionId) {
+        if self.sessions.borrow_mut().remove(&id).is_some() {
+            self.metrics.sessions.dec();
+        }
+        self.registry.do_send(Disconnect { session: id });
+    }
+
+    async fn dispatch_all(self: Rc<Self>, mut queue: mpsc::UnboundedReceiver<Dispatch>) {
+        while let Some(mut dispatch) = queue.recv().await {
+            let (mut deliveries, mut bytes) = (0, 0);
+            loop {
+                let (filled, longest) = self.dispatch(dispatch);
+                deliveries += filled;
+                bytes += longest;
+                if deliveries >= TURN_DELIVERIES || bytes >= TURN_BYTES {
+                    break;
+                }
+                match queue.try_recv() {
+                    Ok(next) => dispatch = next,
+                    Err(_) => break,
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Fills mailboxes. Returns how many, and the bytes for each.
+    fn dispatch(&self, dispatch: Dispatch) -> (usize, usize) {
+        let sessions = self.sessions.borrow();
+        match dispatch {
+            Dispatch::One(id, notice) => {
+                if let Some(session) = sessions.get(&id) {
+                    self.post(id, session, notice, 0);
+                }
+                (1, 0)
+            }
+            Dispatch::Room { members, events } => {
+                let mut costs = Costs {
+                    events: &events,
+                    plain: None,
+                    v1: None,
+                };
+                for id in members.iter() {
+                    if let Some(session) = sessions.get(id) {
+                        let cost = costs.of(session.dialect);
+                        self.post(*id, session, Notice::Room(events.clone()), cost);
+                    }
+                }
+                self.metrics
+                    .deliveries
+                    .inc_by((members.len() * events.len()) as u64);
+                (members.len(), costs.longest())
+            }
+            Dispatch::All(notice) => {
+                for (id, session) in sessions.iter() {
+                    self.post(*id, session, notice.clone(), 0);
+                }
+                (sessions.len(), 0)
+            }
+        }
+    }
+
+    fn post(&self, id: SessionId, session: &Attached, notice: Notice, bytes: usize) {
+        if session.vitals.is_closing() {
+            return;
+        }
+        if let Notice::Close(_) = notice {
+            session.vitals.close(Instant::now());
+        }
+        let notice = if session.vitals.queue(bytes) {
+            notice
+        } else {
+            debug!(
+                "session too slow: session={id} backlog={}",
+                session.vitals.backlog()
+            );
+            self.metrics.evicted(Eviction::Slow);
+            session.vitals.close(Instant::now());
+            self.registry.do_send(Disconnect { session: id });
+            Notice::Close(CloseCode::TooSlow)
+        };
+        // Bounded by the bytes above; slots would refuse healthy readers whose worker is busy.
+        session.mailbox.do_send(notice);
+    }
+
+    /// Looks at every session in turn, so that what has to end does so whatever state its actor is in.
+    async fn watch(self: Rc<Self>, heartbeat: Duration) {
+        let mut ticks = interval((heartbeat / 16).clamp(Duration::from_millis(50), Duration::from_secs(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let now = ticks.tick().await.into_std();
+            for (id, session) in self.sessions.borrow().iter() {
+                match session.vitals.check(now) {
+                    Verdict::Well => {}
+                    Verdict::Ping => self.post(*id, session, Notice::Ping, 0),
+                    Verdict::Close(code) => {
+                        debug!("session mute: session={id}");
+                        self.metrics.evicted(Eviction::Mute);
+                        self.registry.do_send(Disconnect { session: *id });
+                        session.mailbox.do_send(Notice::Close(code));
+                    }
+                    Verdict::Cut => {
+                        debug!("session stuck: session={id} backlog={}", session.vitals.backlog());
+                        self.metrics.evicted(Eviction::Stuck);
+                        (session.cut)();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a batch of events costs a session of either dialect, worked out when first needed.
+struct Costs<'a> {
+    events: &'a [RoomEvent],
+    plain: Option<usize>,
+    v1: Option<usize>,
+}
+
+impl Costs<'_> {
+    fn of(&mut self, dialect: Dialect) -> usize {
+        let known = match dialect {
+            Dialect::Plain => &mut self.plain,
+            Dialect::V1 => &mut self.v1,
+        };
+        *known.get_or_insert_with(|| room_cost(self.events, dialect))
+    }
+
+    fn longest(&self) -> usize {
+        self.plain.max(self.v1).unwrap_or_default()
+    }
+}
+
+/// Bytes that a batch of events counts in the backlog of a session of this dialect, beside its slot.
+#[must_use]
+pub fn room_cost(events: &[RoomEvent], dialect: Dialect) -> usize {
+    events
+        .iter()
+        .filter_map(|event| event.frame(dialect))
+        .map(|frame| frame.len())
+        .sum()
+}

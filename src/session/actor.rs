@@ -1,0 +1,498 @@
+//! The session actor.
+//!
+//! - It speaks one dialect, fixed at the handshake, and sends nothing after its close frame.
+//! - Commands go through [`Lanes`]; answers and messages come back as [`Notice`]s through the worker's queue, in the
+//!   registry's order.
+//! - Every error of the codec ends the session: bytes that the codec refuses are never consumed, so going on would
+//!   spin for ever.
+//! - Whatever ends it, its worker and the registry hear of it when its stream is dropped.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use actix::prelude::{Actor, ActorContext, AsyncContext, Handler, StreamHandler};
+use actix_http::ws::{Codec, Item};
+use actix_web::error::PayloadError;
+use actix_web_actors::ws::{self, CloseReason, WebsocketContext};
+use bytes::Bytes;
+use bytestring::ByteString;
+use futures_util::Stream;
+use log::debug;
+
+use super::inbound::{Inbound, Intake, Joiner};
+use super::lanes::{Lanes, Refusal, Reply, Step, Work};
+use super::outbound::{Attachment, Outbound};
+use super::rate::RateLimit;
+use super::socket::SocketHandle;
+use crate::broker::{Answer, PublishOutcome, RoomMessage};
+use crate::metrics::{Eviction, Metrics};
+use crate::protocol::client::{ClientFrame, Command, RequestId};
+use crate::protocol::close::CloseCode;
+use crate::protocol::server::{ErrorCode, Outcome, ServerFrame};
+use crate::protocol::{Content, Dialect, RoomName};
+use crate::rooms::hub::Hub;
+use crate::rooms::vitals::Vitals;
+use crate::rooms::worker::{Attached, Dispatch, Worker, room_cost};
+use crate::rooms::{Abort, Join, Leave, NotJoined, Notice, RoomEvent, SessionId, Ticket};
+
+/// How long a SUBSCRIBE may keep a publish behind it waiting.
+const HURRY: Duration = Duration::from_millis(900);
+
+/// The text of a message may be this much longer in JSON, with every byte escaped …
+const ESCAPED_BYTES: u64 = 6;
+
+/// … and the fields around it take at most this.
+const ENVELOPE_BYTES: u64 = 4 * 1024;
+
+/// What a session needs to know of its node, its worker and its peer.
+pub struct Seat {
+    /// The node's singletons.
+    pub hub: Hub,
+    /// The worker that runs the session.
+    pub worker: Rc<Worker>,
+    /// The process's numbers.
+    pub metrics: Arc<Metrics>,
+    /// The node's name on the wire.
+    pub node: Arc<str>,
+    /// How the peer is spoken to.
+    pub dialect: Dialect,
+    /// The peer's name, unverified.
+    pub user: Option<Box<str>>,
+    /// The connection's socket, where the server has noted it.
+    pub socket: Option<SocketHandle>,
+    /// Limits.
+    pub limits: Limits,
+    /// Close at once with this code instead of serving.
+    pub turned_away: Option<CloseCode>,
+    /// Held as long as the session lives.
+    pub place: Box<dyn std::any::Any>,
+}
+
+/// What a session may do.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of text in a message.
+    pub max_message: usize,
+    /// Bytes that may wait for the peer.
+    pub max_backlog: usize,
+    /// Commands per second.
+    pub rate: Option<u32>,
+    /// Silence after which the peer is asked whether it is there.
+    pub heartbeat: Duration,
+}
+
+/// One WebSocket.
+pub struct WsSession {
+    id: SessionId,
+    /// Its name on the wire, unique over all nodes.
+    name: Box<str>,
+    seat: Seat,
+    vitals: Rc<Vitals>,
+    intake: Rc<Intake>,
+    joiner: Joiner,
+    lanes: Lanes,
+    rate: Option<RateLimit>,
+}
+
+type Ctx = WebsocketContext<WsSession>;
+
+impl WsSession {
+    /// Starts a session on a connection whose handshake is done. `body` is what the peer sends; what is returned is to
+    /// be sent to it.
+    pub fn start<S>(seat: Seat, body: S) -> impl Stream<Item = Result<Bytes, actix_web::Error>> + 'static
+    where
+        S: Stream<Item = Result<Bytes, PayloadError>> + Unpin + 'static,
+    {
+        let now = Instant::now();
+        let id = seat.worker.allot();
+        let limits = &seat.limits;
+        let max_frame = limits.max_message as u64 * ESCAPED_BYTES + ENVELOPE_BYTES;
+        let vitals = Rc::new(Vitals::new(limits.max_backlog, limits.heartbeat, now));
+        let intake = Rc::new(Intake::default());
+        let worker = seat.worker.clone();
+        let session = Self {
+            id,
+            name: format!("{}-{id}", seat.node).into(),
+            rate: limits.rate.map(|rate| RateLimit::new(rate, now)),
+            vitals: vitals.clone(),
+            intake: intake.clone(),
+            joiner: Joiner::default(),
+            lanes: Lanes::default(),
+            seat,
+        };
+        let codec = Codec::new().max_size(usize::try_from(max_frame).unwrap_or(usize::MAX));
+        let inbound = Inbound::new(body, max_frame, intake);
+        let attachment = Attachment::new(move || worker.detach(id));
+        Outbound::new(
+            WebsocketContext::with_codec(session, inbound, codec),
+            vitals,
+            attachment,
+        )
+    }
+
+    fn send(&self, text: ByteString, ctx: &mut Ctx) {
+        if !self.vitals.is_closing() {
+            ctx.text(text);
+        }
+    }
+
+    /// The last frame, and then nothing more.
+    fn close(&self, reason: Option<CloseReason>, ctx: &mut Ctx) {
+        self.vitals.close(Instant::now());
+        ctx.close(reason);
+        ctx.stop();
+    }
+
+    fn close_with(&self, code: CloseCode, ctx: &mut Ctx) {
+        debug!(
+            "session closed by the server: session={} code={}",
+            self.id,
+            code.code()
+        );
+        let reason = CloseReason {
+            code: code.code().into(),
+            description: Some(code.reason().to_owned()),
+        };
+        self.close(Some(reason), ctx);
+    }
+
+    fn fail(&self, id: Option<&RequestId>, refusal: &Refusal, ctx: &mut Ctx) {
+        self.seat.metrics.refused(refusal.code.as_str());
+        // The plain dialect knows no ids.
+        let id = id.filter(|_| self.seat.dialect == Dialect::V1);
+        let Refusal {
+            code,
+            message,
+            outcome,
+        } = refusal;
+        self.send(
+            ServerFrame::Error {
+                id,
+                code: *code,
+                message,
+                outcome: *outcome,
+            }
+            .encode(),
+            ctx,
+        );
+    }
+
+    fn received_text(&mut self, text: &str, ctx: &mut Ctx) {
+        self.seat.metrics.frames_received.inc();
+        let allowed = self.rate.as_mut().is_none_or(|rate| rate.take(Instant::now()));
+        let decoded = ClientFrame::decode(text, self.seat.dialect, self.seat.limits.max_message);
+        let (id, room, work) = match decoded {
+            Ok(ClientFrame { id, command }) => match command {
+                Command::Subscribe { room } => (id, Some(room), Some(Work::Join)),
+                Command::Unsubscribe { room } => (id, Some(room), Some(Work::Leave)),
+                Command::Publish { room, content } => (id, Some(room), Some(Work::Publish(content))),
+                Command::Ping => (id, None, None),
+            },
+            Err(error) => {
+                let refusal = Refusal {
+                    code: error.code,
+                    message: error.message,
+                    outcome: None,
+                };
+                (error.id, error.room, Some(Work::Refuse(refusal)))
+            }
+        };
+        let work = if allowed {
+            work
+        } else {
+            Some(Work::Refuse(too_fast()))
+        };
+        match (room, work) {
+            (Some(room), Some(work)) => self.push(room, id, work, ctx),
+            (None, Some(Work::Refuse(refusal))) => self.fail(id.as_ref(), &refusal, ctx),
+            (_, _) => self.send(ServerFrame::Pong { id: id.as_ref() }.encode(), ctx),
+        }
+    }
+
+    fn push(&mut self, room: RoomName, id: Option<RequestId>, work: Work, ctx: &mut Ctx) {
+        let (steps, cost) = self.lanes.push(room, id, work);
+        self.intake.hold(cost);
+        self.carry_out(steps, ctx);
+    }
+
+    fn answered(&mut self, ticket: Ticket, reply: Reply, ctx: &mut Ctx) {
+        let steps = self.lanes.answer(ticket, reply);
+        self.carry_out(steps, ctx);
+    }
+
+    fn carry_out(&mut self, steps: Vec<Step>, ctx: &mut Ctx) {
+        let (session, dialect) = (self.id, self.seat.dialect);
+        let registry = &self.seat.hub.registry;
+        for step in steps {
+            match step {
+                Step::Join { ticket, room } => registry.do_send(Join {
+                    session,
+                    room,
+                    ticket,
+                    dialect,
+                }),
+                Step::Leave { ticket, room } => registry.do_send(Leave {
+                    session,
+                    room,
+                    ticket,
+                }),
+                Step::Cancel { ticket, room } => {
+                    registry.do_send(Abort {
+                        session,
+                        room,
+                        ticket,
+                        reason: NotJoined::Cancelled,
+                    });
+                }
+                Step::Hurry { ticket, room } => {
+                    ctx.run_later(HURRY, move |actor, _| {
+                        let reason = "the broker has not confirmed the subscription in time".to_owned();
+                        let reason = NotJoined::Unavailable(reason);
+                        actor.seat.hub.registry.do_send(Abort {
+                            session,
+                            room,
+                            ticket,
+                            reason,
+                        });
+                    });
+                }
+                Step::Publish {
+                    ticket,
+                    room,
+                    content,
+                } => self.publish(ticket, room, content),
+                Step::Reply {
+                    room,
+                    id,
+                    reply,
+                    cost,
+                } => {
+                    self.intake.release(cost);
+                    self.reply(&room, id.as_ref(), &reply, ctx);
+                }
+            }
+        }
+    }
+
+    fn publish(&self, ticket: Ticket, room: RoomName, content: Content) {
+        let message = RoomMessage {
+            room,
+            content,
+            sender: self.seat.user.clone(),
+            session: Some(self.name.clone()),
+            time: Some(unix_millis()),
+        };
+        let (session, queue) = (self.id, self.seat.worker.queue());
+        let answer = Answer::new(move |outcome| {
+            // Fails when the worker has ended, and the session with it.
+            let _ = queue.send(Dispatch::One(session, Notice::Published(ticket, outcome)));
+        });
+        self.seat.hub.publisher.publish(message, answer);
+    }
+
+    fn reply(&self, room: &RoomName, id: Option<&RequestId>, reply: &Reply, ctx: &mut Ctx) {
+        let frame = match reply {
+            Reply::Error(refusal) => {
+                // A plain session's memberships are not acknowledged, and neither is their end.
+                let silent = self.seat.dialect == Dialect::Plain && refusal.code == ErrorCode::Cancelled;
+                if !silent {
+                    self.fail(id, refusal, ctx);
+                }
+                return;
+            }
+            _ if self.seat.dialect == Dialect::Plain => return,
+            Reply::Subscribed | Reply::Deferred => ServerFrame::Subscribed { id, room },
+            Reply::Unsubscribed => ServerFrame::Unsubscribed { id, room },
+            Reply::Sent => ServerFrame::Sent { id, room },
+        };
+        self.send(frame.encode(), ctx);
+    }
+
+    fn room_events(&self, events: &[RoomEvent], ctx: &mut Ctx) {
+        let dialect = self.seat.dialect;
+        self.vitals.unqueue(room_cost(events, dialect));
+        for frame in events.iter().filter_map(|event| event.frame(dialect)) {
+            self.send(frame.clone(), ctx);
+        }
+    }
+
+    fn received(&mut self, message: ws::Message, ctx: &mut Ctx) {
+        match message {
+            ws::Message::Text(text) => self.received_text(&text, ctx),
+            ws::Message::Binary(_) => self.received_binary(ctx),
+            ws::Message::Continuation(item) => self.received_fragment(item, ctx),
+            ws::Message::Ping(payload) => {
+                if !self.vitals.is_closing() {
+                    ctx.pong(&payload);
+                }
+            }
+            ws::Message::Close(reason) => {
+                debug!(
+                    "session closed by its peer: session={} reason={reason:?}",
+                    self.id
+                );
+                // The peer's code is returned, its words are not (RFC 6455 section 5.5.1).
+                self.close(
+                    reason.map(|reason| CloseReason {
+                        code: reason.code,
+                        description: None,
+                    }),
+                    ctx,
+                );
+            }
+            ws::Message::Pong(_) | ws::Message::Nop => {}
+        }
+    }
+
+    fn received_binary(&mut self, ctx: &mut Ctx) {
+        let message = "commands are JSON in text frames; a binary frame was received".to_owned();
+        self.fail(
+            None,
+            &Refusal {
+                code: ErrorCode::BadJson,
+                message,
+                outcome: None,
+            },
+            ctx,
+        );
+    }
+
+    fn received_fragment(&mut self, item: Item, ctx: &mut Ctx) {
+        match item {
+            Item::FirstText(bytes) => self.joiner.begin_text(&bytes),
+            Item::FirstBinary(_) => self.joiner.begin_binary(),
+            Item::Continue(bytes) => self.joiner.add(&bytes),
+            Item::Last(bytes) => match self.joiner.end(&bytes).map(ByteString::try_from) {
+                Some(Ok(text)) => self.received_text(&text, ctx),
+                Some(Err(_)) => self.violated(CloseCode::InvalidText, ctx),
+                None => self.received_binary(ctx),
+            },
+        }
+    }
+
+    fn violated(&self, code: CloseCode, ctx: &mut Ctx) {
+        self.seat.metrics.evicted(Eviction::Violation);
+        self.close_with(code, ctx);
+    }
+}
+
+fn too_fast() -> Refusal {
+    let message = "commands come faster than this server takes them; wait before the next one".to_owned();
+    Refusal {
+        code: ErrorCode::RateLimited,
+        message,
+        outcome: None,
+    }
+}
+
+fn unix_millis() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn not_joined(reason: NotJoined) -> Refusal {
+    let (code, message) = match reason {
+        NotJoined::RoomLimit(max) => (
+            ErrorCode::RoomLimit,
+            format!("a session may be in {max} rooms; leave one before joining another"),
+        ),
+        NotJoined::Cancelled => (
+            ErrorCode::Cancelled,
+            "the room was left before the subscription was confirmed".to_owned(),
+        ),
+        NotJoined::Unavailable(why) => (
+            ErrorCode::Unavailable,
+            format!("not subscribed, try again: {why}"),
+        ),
+    };
+    Refusal {
+        code,
+        message,
+        outcome: None,
+    }
+}
+
+fn published(outcome: PublishOutcome) -> Reply {
+    let (outcome, message) = match outcome {
+        PublishOutcome::Accepted => return Reply::Sent,
+        PublishOutcome::Refused(why) => (Outcome::Refused, format!("not published, try again: {why}")),
+        PublishOutcome::Unknown(why) => (Outcome::Unknown, format!("perhaps not published: {why}")),
+    };
+    Reply::Error(Refusal {
+        code: ErrorCode::Unavailable,
+        message,
+        outcome: Some(outcome),
+    })
+}
+
+impl Actor for WsSession {
+    type Context = Ctx;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let socket = self.seat.socket;
+        self.seat.worker.attach(
+            self.id,
+            Attached {
+                mailbox: ctx.address().recipient(),
+                dialect: self.seat.dialect,
+                vitals: self.vitals.clone(),
+                cut: Box::new(move || {
+                    if let Some(socket) = socket {
+                        socket.cut();
+                    }
+                }),
+            },
+        );
+        if let Some(code) = self.seat.turned_away {
+            self.close_with(code, ctx);
+        } else if self.seat.dialect == Dialect::V1 {
+            let heartbeat = self.seat.limits.heartbeat.as_secs();
+            let welcome = ServerFrame::Welcome {
+                session: &self.name,
+                node: &self.seat.node,
+                heartbeat,
+            };
+            self.send(welcome.encode(), ctx);
+        }
+    }
+}
+
+impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for WsSession {
+    fn handle(&mut self, message: Result<ws::Message, ws::ProtocolError>, ctx: &mut Self::Context) {
+        self.vitals.heard(Instant::now());
+        match message {
+            Ok(message) => self.received(message, ctx),
+            Err(ws::ProtocolError::Io(_))
+                if self.intake.violation().is_none() && !self.intake.is_frame_pending() =>
+            {
+                // The connection is gone; there is nobody to say goodbye to.
+                ctx.stop();
+            }
+            // What the framing lets through and the codec does not: a text that is not UTF-8.
+            Err(_) => self.violated(self.intake.violation().unwrap_or(CloseCode::InvalidText), ctx),
+        }
+        self.intake.handled();
+    }
+}
+
+impl Handler<Notice> for WsSession {
+    type Result = ();
+
+    fn handle(&mut self, notice: Notice, ctx: &mut Self::Context) {
+        if let Notice::Room(events) = &notice {
+            return self.room_events(events, ctx);
+        }
+        self.vitals.unqueue(0);
+        match notice {
+            Notice::Joined(ticket) => self.answered(ticket, Reply::Subscribed, ctx),
+            Notice::Deferred(ticket) => self.answered(ticket, Reply::Deferred, ctx),
+            Notice::NotJoined(ticket, reason) => self.answered(ticket, Reply::Error(not_joined(reason)), ctx),
+            Notice::Left(ticket) => self.answered(ticket, Reply::Unsubscribed, ctx),
+            Notice::Published(ticket, outcome) => self.answered(ticket, published(outcome), ctx),
+            Notice::Room(_) => {}
+            Notice::Ping => ctx.ping(b""),
+            Notice::Close(code) => self.close_with(code, ctx),
+        }
+    }
+}

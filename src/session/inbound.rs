@@ -1,0 +1,222 @@
+//! What comes from the peer: the byte stream in front of the session, and the joining of fragments.
+//!
+//! [`Inbound`] lets one frame through at a time. The session says when it has handled it ([`Intake::handled`]); until
+//! then, and while the session has too much under way ([`Intake::hold`]), the stream is not read, and TCP holds the
+//! peer back. The session itself goes on: its deliveries and timers do not depend on this stream.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use actix_web::error::PayloadError;
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, ready};
+
+use super::framing::{FrameScanner, Scanned};
+use crate::protocol::close::CloseCode;
+
+/// Bytes of commands that one session may have under way before its peer is not read from any more.
+const MAX_UNDER_WAY: usize = 1024 * 1024;
+
+/// What a session and the stream in front of it tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Intake {
+    /// A frame was let through and is not handled yet.
+    unhandled: Cell<bool>,
+    under_way: Cell<usize>,
+    violation: Cell<Option<CloseCode>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Intake {
+    /// The frame that was let through has been handled. The stream is polled again by the actor's own loop.
+    pub(super) fn handled(&self) {
+        self.unhandled.set(false);
+    }
+
+    /// A command of this many bytes is under way.
+    pub(super) fn hold(&self, bytes: usize) {
+        self.under_way.set(self.under_way.get() + bytes);
+    }
+
+    /// It has been answered.
+    pub(super) fn release(&self, bytes: usize) {
+        self.under_way.set(self.under_way.get().saturating_sub(bytes));
+        if self.under_way.get() < MAX_UNDER_WAY
+            && let Some(waker) = self.waker.take()
+        {
+            waker.wake();
+        }
+    }
+
+    /// The violation that ended the stream, if one did.
+    pub(super) fn violation(&self) -> Option<CloseCode> {
+        self.violation.get()
+    }
+
+    /// Whether a whole frame was let through that is not handled yet: then an error is about that frame, and not
+    /// about the connection.
+    pub(super) fn is_frame_pending(&self) -> bool {
+        self.unhandled.get()
+    }
+
+    fn is_open(&self) -> bool {
+        !self.unhandled.get() && self.under_way.get() < MAX_UNDER_WAY
+    }
+}
+
+/// The request's body, judged and paced.
+pub(super) struct Inbound<S> {
+    source: S,
+    scanner: FrameScanner,
+    rest: Bytes,
+    intake: Rc<Intake>,
+}
+
+impl<S> Inbound<S> {
+    /// `max_message` bounds what one message may count, in bytes.
+    pub(super) fn new(source: S, max_message: u64, intake: Rc<Intake>) -> Self {
+        Self {
+            source,
+            scanner: FrameScanner::new(max_message),
+            rest: Bytes::new(),
+            intake,
+        }
+    }
+}
+
+impl<S> Stream for Inbound<S>
+where
+    S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if this.scanner.is_between_frames() && !this.intake.is_open() {
+                *this.intake.waker.borrow_mut() = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            if this.rest.is_empty() {
+                match ready!(Pin::new(&mut this.source).poll_next(cx)) {
+                    Some(Ok(bytes)) => this.rest = bytes,
+                    end => return Poll::Ready(end),
+                }
+                continue;
+            }
+            match this.scanner.scan(&mut this.rest) {
+                Ok(Scanned::Nothing) => {}
+                Ok(Scanned::Pass { bytes, ends_frame }) => {
+                    this.intake.unhandled.set(ends_frame);
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                Err(code) => {
+                    this.intake.violation.set(Some(code));
+                    // The kind does not matter: the session asks the intake.
+                    return Poll::Ready(Some(Err(PayloadError::Overflow)));
+                }
+            }
+        }
+    }
+}
+
+/// Joins the fragments of one message. Their number and size are bounded by [`FrameScanner`].
+#[derive(Debug, Default)]
+pub(super) struct Joiner {
+    text: Option<BytesMut>,
+}
+
+impl Joiner {
+    /// The first fragment of a text message.
+    pub(super) fn begin_text(&mut self, bytes: &[u8]) {
+        self.text = Some(BytesMut::from(bytes));
+    }
+
+    /// The first fragment of a binary message, which nobody will read.
+    pub(super) fn begin_binary(&mut self) {
+        self.text = None;
+    }
+
+    /// A fragment in the middle.
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        if let Some(text) = &mut self.text {
+            text.extend_from_slice(bytes);
+        }
+    }
+
+    /// The last fragment: the bytes of the text message, or `None` if the message is binary.
+    pub(super) fn end(&mut self, bytes: &[u8]) -> Option<Bytes> {
+        self.add(bytes);
+        self.text.take().map(BytesMut::freeze)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use futures_util::task::noop_waker;
+
+    use super::*;
+
+    const PING: &[u8] = &[0x89, 0x80, 1, 2, 3, 4];
+
+    fn inbound(
+        input: &[u8],
+    ) -> (
+        impl Stream<Item = Result<Bytes, PayloadError>> + Unpin + use<>,
+        Rc<Intake>,
+    ) {
+        let intake = Rc::new(Intake::default());
+        let source = stream::iter([Ok(Bytes::copy_from_slice(input))]);
+        (Inbound::new(source, 1_000, intake.clone()), intake)
+    }
+
+    fn poll<S: Stream + Unpin>(stream: &mut S) -> Poll<Option<S::Item>> {
+        Pin::new(stream).poll_next(&mut Context::from_waker(&noop_waker()))
+    }
+
+    #[test]
+    fn one_frame_passes_at_a_time() {
+        let (mut stream, intake) = inbound(&[PING, PING].concat());
+        assert!(matches!(poll(&mut stream), Poll::Ready(Some(Ok(bytes))) if bytes == PING));
+        assert!(poll(&mut stream).is_pending());
+        intake.handled();
+        assert!(matches!(poll(&mut stream), Poll::Ready(Some(Ok(bytes))) if bytes == PING));
+        intake.handled();
+        assert!(matches!(poll(&mut stream), Poll::Ready(None)));
+    }
+
+    #[test]
+    fn a_violation_comes_after_the_good_frames_before_it() {
+        let (mut stream, intake) = inbound(&[PING, &[0xff]].concat());
+        assert!(matches!(poll(&mut stream), Poll::Ready(Some(Ok(_)))));
+        assert!(poll(&mut stream).is_pending());
+        assert_eq!(intake.violation(), None);
+        intake.handled();
+        assert!(matches!(poll(&mut stream), Poll::Ready(Some(Err(_)))));
+        assert_eq!(intake.violation(), Some(CloseCode::ProtocolViolation));
+    }
+
+    #[test]
+    fn nothing_is_read_while_too_much_is_under_way() {
+        let (mut stream, intake) = inbound(PING);
+        intake.hold(MAX_UNDER_WAY);
+        assert!(poll(&mut stream).is_pending());
+        intake.release(1);
+        assert!(intake.waker.borrow().is_none(), "woken");
+        assert!(matches!(poll(&mut stream), Poll::Ready(Some(Ok(_)))));
+    }
+
+    #[test]
+    fn text_is_joined_and_binary_is_not_kept() {
+        let mut joiner = Joiner::default();
+        joiner.begin_text(b"a");
+        joiner.add(b"b");
+        assert_eq!(joiner.end(b"c").as_deref(), Some(&b"abc"[..]));
+        joiner.begin_binary();
+        joiner.add(b"x");
+        assert_eq!(joiner.end(b"y"), None);
+    }
+}

@@ -1,0 +1,474 @@
+//! One session's commands, room by room: when each is carried out, and in which order they are answered. Pure.
+//!
+//! - Replies for one room keep the commands' order; rooms do not wait for each other.
+//! - Publishes to a room follow each other without waiting. A SUBSCRIBE or UNSUBSCRIBE begins when everything before it
+//!   is answered, and a publish begins when the memberships before it are settled: who subscribes and then publishes
+//!   hears itself.
+//! - An UNSUBSCRIBE cancels a SUBSCRIBE that is still under way.
+//! - A SUBSCRIBE under way may wait for the broker for seconds, a publish behind it may not: then the SUBSCRIBE is
+//!   hurried.
+//! - Every command that is pushed gets exactly one [`Step::Reply`]. A room without commands takes no memory.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::protocol::client::RequestId;
+use crate::protocol::server::{ErrorCode, Outcome};
+use crate::protocol::{Content, RoomName};
+use crate::rooms::Ticket;
+
+/// What a command in a lane does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Become a member.
+    Join,
+    /// Be a member no more.
+    Leave,
+    /// Send a message.
+    Publish(Content),
+    /// Nothing: the command was wrong, and only its answer keeps its place.
+    Refuse(Refusal),
+}
+
+/// An error as an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) code: ErrorCode,
+    pub(super) message: String,
+    pub(super) outcome: Option<Outcome>,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reply {
+    Subscribed,
+    /// A plain session's wish stands; nothing is said.
+    Deferred,
+    Unsubscribed,
+    Sent,
+    Error(Refusal),
+}
+
+/// What the session has to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Ask for a membership.
+    Join { ticket: Ticket, room: RoomName },
+    /// End a membership.
+    Leave { ticket: Ticket, room: RoomName },
+    /// Hand a message to the broker.
+    Publish {
+        ticket: Ticket,
+        room: RoomName,
+        content: Content,
+    },
+    /// A join that is under way has been overtaken by its leave.
+    Cancel { ticket: Ticket, room: RoomName },
+    /// A publish waits behind this join: it must not take long.
+    Hurry { ticket: Ticket, room: RoomName },
+    /// Answer a command, and give its cost back.
+    Reply {
+        room: RoomName,
+        id: Option<RequestId>,
+        reply: Reply,
+        cost: usize,
+    },
+}
+
+/// All lanes of a session.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    lanes: HashMap<RoomName, VecDeque<Entry>>,
+    under_way: HashMap<Ticket, RoomName>,
+    last_ticket: Ticket,
+}
+
+#[derive(Debug)]
+struct Entry {
+    ticket: Ticket,
+    id: Option<RequestId>,
+    cost: usize,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting(Work),
+    Joining { pressed: bool },
+    Leaving,
+    Publishing,
+    Answered(Reply),
+}
+
+/// What a command costs beside its texts while it is not answered, in bytes.
+const COMMAND_COST: usize = 256;
+
+impl Lanes {
+    /// Takes a command. Returns what to do, and what the command costs until its reply.
+    pub(super) fn push(&mut self, room: RoomName, id: Option<RequestId>, work: Work) -> (Vec<Step>, usize) {
+        self.last_ticket += 1;
+        let text = if let Work::Publish(content) = &work {
+            content.text.len()
+        } else {
+            0
+        };
+        let cost = COMMAND_COST + room.as_str().len() + text;
+        let lane = self.lanes.entry(room.clone()).or_default();
+        let mut steps = Vec::new();
+        let pressing = match work {
+            Work::Leave => Some(true),
+            Work::Publish(_) => Some(false),
+            _ => None,
+        };
+        if let Some(cancels) = pressing {
+            press(lane, &room, cancels, &mut steps);
+        }
+        lane.push_back(Entry {
+            ticket: self.last_ticket,
+            id,
+            cost,
+            state: State::Waiting(work),
+        });
+        self.advance(&room, &mut steps);
+        (steps, cost)
+    }
+
+    /// A command that was begun has ended. One that is not under way is passed over.
+    pub(super) fn answer(&mut self, ticket: Ticket, reply: Reply) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let Some(room) = self.under_way.remove(&ticket) else {
+            return steps;
+        };
+        let entry = self
+            .lanes
+            .get_mut(&room)
+            .and_then(|lane| lane.iter_mut().find(|entry| entry.ticket == ticket));
+        if let Some(entry) = entry {
+            entry.state = State::Answered(reply);
+        }
+        self.advance(&room, &mut steps);
+        steps
+    }
+
+    /// Replies to what is answered at the front, and begins what can begin.
+    fn advance(&mut self, room: &RoomName, steps: &mut Vec<Step>) {
+        let Some(lane) = self.lanes.get_mut(room) else {
+            return;
+        };
+        loop {
+            begin(lane, room, &mut self.under_way, steps);
+            let before = steps.len();
+            while let Some(Entry {
+                state: State::Answered(_),
+                ..
+            }) = lane.front()
+            {
+                let Some(Entry {
+                    id,
+                    cost,
+                    state: State::Answered(reply),
+                    ..
+                }) = lane.pop_front()
+                else {
+                    break;
+                };
+                steps.push(Step::Reply {
+                    room: room.clone(),
+                    id,
+                    reply,
+                    cost,
+                });
+            }
+            if steps.len() == before {
+                break;
+            }
+        }
+        if lane.is_empty() {
+            self.lanes.remove(room);
+        }
+    }
+}
+
+/// Begins every waiting command that may begin.
+fn begin(
+    lane: &mut VecDeque<Entry>,
+    room: &RoomName,
+    under_way: &mut HashMap<Ticket, RoomName>,
+    steps: &mut Vec<Step>,
+) {
+    let (mut publishing, mut settling) = (false, false);
+    let publishes_wait = lane
+        .iter()
+        .any(|entry| matches!(entry.state, State::Waiting(Work::Publish(_))));
+    for entry in lane {
+        let ticket = entry.ticket;
+        match &entry.state {
+            State::Answered(_) => continue,
+            State::Publishing => {
+                publishing = true;
+                continue;
+            }
+            State::Joining { .. } | State::Leaving => {
+                settling = true;
+                continue;
+            }
+            State::Waiting(Work::Refuse(_)) => {}
+            State::Waiting(Work::Publish(_)) if settling => return,
+            State::Waiting(Work::Join | Work::Leave) if settling || publishing => return,
+            State::Waiting(_) => {}
+        }
+        let State::Waiting(work) = std::mem::replace(&mut entry.state, State::Leaving) else {
+            continue;
+        };
+        let room = room.clone();
+        let step = match work {
+            Work::Join => {
+                settling = true;
+                entry.state = State::Joining {
+                    pressed: publishes_wait,
+                };
+                if publishes_wait {
+                    steps.push(Step::Hurry {
+                        ticket,
+                        room: room.clone(),
+                    });
+                }
+                Step::Join {
+                    ticket,
+                    room: room.clone(),
+                }
+            }
+            Work::Leave => {
+                settling = true;
+                Step::Leave {
+                    ticket,
+                    room: room.clone(),
+                }
+            }
+            Work::Publish(content) => {
+                publishing = true;
+                entry.state = State::Publishing;
+                Step::Publish {
+                    ticket,
+                    room: room.clone(),
+                    content,
+                }
+            }
+            Work::Refuse(refusal) => {
+                entry.state = State::Answered(Reply::Error(refusal));
+                continue;
+            }
+        };
+        under_way.insert(ticket, room);
+        steps.push(step);
+    }
+}
+
+/// Cancels or hurries the join that is under way, if one is.
+fn press(lane: &mut VecDeque<Entry>, room: &RoomName, cancels: bool, steps: &mut Vec<Step>) {
+    for entry in lane {
+        let State::Joining { pressed } = &mut entry.state else {
+            continue;
+        };
+        let (ticket, room) = (entry.ticket, room.clone());
+        if cancels {
+            steps.push(Step::Cancel { ticket, room });
+        } else if !std::mem::replace(pressed, true) {
+            steps.push(Step::Hurry { ticket, room });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn room(name: &str) -> RoomName {
+        RoomName::new(name).expect("a valid name")
+    }
+
+    fn id(number: i64) -> Option<RequestId> {
+        Some(RequestId::Number(number))
+    }
+
+    fn publish() -> Work {
+        Work::Publish(Content::text("x"))
+    }
+
+    /// Replies among steps, by id.
+    fn replies(steps: &[Step]) -> Vec<(i64, Reply)> {
+        let reply = |step: &Step| match step {
+            Step::Reply {
+                id: Some(RequestId::Number(id)),
+                reply,
+                ..
+            } => Some((*id, reply.clone())),
+            _ => None,
+        };
+        steps.iter().filter_map(reply).collect()
+    }
+
+    /// Tickets of the commands that steps begin.
+    fn begun(steps: &[Step]) -> Vec<Ticket> {
+        let begun = |step: &Step| match step {
+            Step::Join { ticket, .. } | Step::Leave { ticket, .. } | Step::Publish { ticket, .. } => {
+                Some(*ticket)
+            }
+            _ => None,
+        };
+        steps.iter().filter_map(begun).collect()
+    }
+
+    #[test]
+    fn a_publish_waits_for_the_subscription_before_it() {
+        let (mut lanes, r) = (Lanes::default(), room("r"));
+        let (steps, _) = lanes.push(r.clone(), id(1), Work::Join);
+        assert_eq!(
+            steps,
+            [Step::Join {
+                ticket: 1,
+                room: r.clone()
+            }]
+        );
+        let (steps, _) = lanes.push(r.clone(), id(2), publish());
+        assert_eq!(
+            steps,
+            [Step::Hurry {
+                ticket: 1,
+                room: r.clone()
+            }]
+        );
+        let steps = lanes.answer(1, Reply::Subscribed);
+        assert_eq!(
+            (replies(&steps), begun(&steps)),
+            (vec![(1, Reply::Subscribed)], vec![2])
+        );
+        assert_eq!(replies(&lanes.answer(2, Reply::Sent)), [(2, Reply::Sent)]);
+        assert!(lanes.lanes.is_empty() && lanes.under_way.is_empty());
+    }
+
+    #[test]
+    fn publishes_follow_each_other_and_are_answered_in_order() {
+        let (mut lanes, r) = (Lanes::default(), room("r"));
+        for number in 1..=3 {
+            assert_eq!(begun(&lanes.push(r.clone(), id(number), publish()).0).len(), 1);
+        }
+        assert!(lanes.answer(2, Reply::Sent).is_empty());
+        assert_eq!(
+            replies(&lanes.answer(1, Reply::Sent)),
+            [(1, Reply::Sent), (2, Reply::Sent)]
+        );
+    }
+
+    #[test]
+    fn an_unsubscribe_cancels_a_subscribe_under_way() {
+        let (mut lanes, r) = (Lanes::default(), room("r"));
+        let _ = lanes.push(r.clone(), id(1), Work::Join);
+        let (steps, _) = lanes.push(r.clone(), id(2), Work::Leave);
+        assert_eq!(
+            steps,
+            [Step::Cancel {
+                ticket: 1,
+                room: r.clone()
+            }]
+        );
+        let cancelled = Reply::Error(Refusal {
+            code: ErrorCode::Cancelled,
+            message: String::new(),
+            outcome: None,
+        });
+        let steps = lanes.answer(1, cancelled.clone());
+        assert_eq!((replies(&steps), begun(&steps)), (vec![(1, cancelled)], vec![2]));
+    }
+
+    #[test]
+    fn rooms_do_not_wait_for_each_other() {
+        let mut lanes = Lanes::default();
+        let _ = lanes.push(room("a"), id(1), Work::Join);
+        assert_eq!(begun(&lanes.push(room("b"), id(2), publish()).0), [2]);
+        assert_eq!(replies(&lanes.answer(2, Reply::Sent)), [(2, Reply::Sent)]);
+    }
+
+    #[test]
+    fn a_wrong_command_is_answered_in_its_place() {
+        let (mut lanes, r) = (Lanes::default(), room("r"));
+        let refusal = Refusal {
+            code: ErrorCode::MessageTooLarge,
+            message: "no".into(),
+            outcome: None,
+        };
+        let _ = lanes.push(r.clone(), id(1), publish());
+        assert!(replies(&lanes.push(r.clone(), id(2), Work::Refuse(refusal.clone())).0).is_empty());
+        let steps = lanes.answer(1, Reply::Sent);
+        assert_eq!(replies(&steps), [(1, Reply::Sent), (2, Reply::Error(refusal))]);
+    }
+
+    fn work() -> impl Strategy<Value = Work> {
+        prop_oneof![
+            Just(Work::Join),
+            Just(Work::Leave),
+            Just(publish()),
+            Just(Work::Refuse(Refusal {
+                code: ErrorCode::BadCommand,
+                message: String::new(),
+                outcome: None
+            })),
+        ]
+    }
+
+    #[derive(Debug, Clone)]
+    enum Event {
+        Push(u8, Work),
+        /// Answers the nth command that is under way.
+        Answer(usize),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            (0..2_u8, work()).prop_map(|(room, work)| Event::Push(room, work)),
+            any::<usize>().prop_map(Event::Answer),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_command_is_answered_once_and_in_order_per_room(
+            events in proptest::collection::vec(event(), 0..100),
+        ) {
+            let mut lanes = Lanes::default();
+            let mut pushed: [Vec<i64>; 2] = Default::default();
+            let mut answered: [Vec<i64>; 2] = Default::default();
+            let mut under_way: Vec<Ticket> = Vec::new();
+            let (mut next_id, mut held) = (0, 0_usize);
+            let mut drain = events.into_iter();
+            loop {
+                let steps = match drain.next() {
+                    Some(Event::Push(n, work)) => {
+                        next_id += 1;
+                        pushed[usize::from(n)].push(next_id);
+                        let (steps, cost) = lanes.push(room(&n.to_string()), id(next_id), work);
+                        held += cost;
+                        steps
+                    }
+                    Some(Event::Answer(n)) if !under_way.is_empty() => {
+                        lanes.answer(under_way.remove(n % under_way.len()), Reply::Sent)
+                    }
+                    Some(Event::Answer(_)) => continue,
+                    None if under_way.is_empty() => break,
+                    None => lanes.answer(under_way.remove(0), Reply::Sent),
+                };
+                under_way.extend(begun(&steps));
+                for step in steps {
+                    if let Step::Reply { room, id: Some(RequestId::Number(id)), cost, .. } = step {
+                        held -= cost;
+                        answered[usize::from(room.as_str() == "1")].push(id);
+                    }
+                }
+            }
+            prop_assert_eq!(answered, pushed);
+            prop_assert_eq!(held, 0);
+            prop_assert!(lanes.lanes.is_empty() && lanes.under_way.is_empty());
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! One WebSocket: what its peer sends becomes commands, what its rooms tell becomes frames.
+//!
+//! [`actor`] is the session. Around it stand the streams of its connection, `inbound` (framing, sizes, pace) and
+//! `outbound` (pieces, progress). `lanes` keeps the order of its commands, `rate` counts them, [`socket`] ends what
+//! cannot end itself.
+
+pub mod actor;
+mod framing;
+mod inbound;
+mod lanes;
+mod outbound;
+mod rate;
+pub mod socket;
