@@ -35,7 +35,9 @@ fn main() -> ExitCode {
 fn start_logging(filter: &str) -> Result<(), String> {
     // The logger itself only warns of a wrong filter and goes on without.
     env_filter::Builder::new().try_parse(filter).map_err(|error| {
-        format!("RUST_LOG: \"{filter}\" is no filter ({error}); allowed is for instance info or roomcast=debug")
+        format!(
+            "RUST_LOG: \"{filter}\" is no filter ({error}); allowed is for instance info or roomcast=debug"
+        )
     })?;
     env_logger::Builder::new().parse_filters(filter).init();
     Ok(())

@@ -179,7 +179,9 @@ impl Config {
             api_token: source.secret("ROOMCAST_API_TOKEN")?,
             metrics_token: source.secret("ROOMCAST_METRICS_TOKEN")?,
             conformance: source.switch("ROOMCAST_CONFORMANCE")?,
-            log: source.text("RUST_LOG").unwrap_or_else(|| "info".to_owned()),
+            log: source
+                .text("RUST_LOG")
+                .unwrap_or_else(|| setting("RUST_LOG").default.to_owned()),
         })
     }
 }

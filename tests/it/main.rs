@@ -1,0 +1,14 @@
+//! Tests from outside: real sockets, real processes, a real Redis, a real browser.
+//!
+//! - What a test starts it stops, also when it fails; ports are given out by the system.
+//! - Nothing waits for the clock: a condition is awaited with a deadline ([`support::eventually`]).
+//! - A missing redis-server or browser fails a test and never skips it.
+
+mod brokers;
+mod browser;
+mod framing;
+mod nodes;
+mod program;
+mod slow;
+mod support;
+mod wire;

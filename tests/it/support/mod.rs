@@ -1,0 +1,46 @@
+//! What the tests are made of: nodes, brokers, clients, and waiting for conditions.
+
+pub(crate) mod client;
+pub(crate) mod node;
+pub(crate) mod redis;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// How long anything that should happen may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long something that must not happen is given to happen.
+pub(crate) const QUIET: Duration = Duration::from_millis(300);
+
+/// Waits until `probe` gives a value.
+///
+/// # Panics
+/// If it does not within [`PATIENCE`]; `what` says what was awaited.
+pub(crate) async fn eventually<T, F>(what: &str, probe: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    within(PATIENCE, what, probe).await
+}
+
+/// [`eventually`] with another deadline.
+pub(crate) async fn within<T, F>(patience: Duration, what: &str, mut probe: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(value) = probe().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A port that nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("a bound socket").port()
+}

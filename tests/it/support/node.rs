@@ -1,0 +1,187 @@
+//! A node as a process of its own, and one within the test.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actix_test::TestServer;
+use actix_web::App;
+use roomcast::config::Config;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{eventually, within};
+
+/// A `roomcast` process.
+pub(crate) struct Node {
+    child: Child,
+    address: String,
+    log: Arc<Mutex<String>>,
+}
+
+impl Node {
+    /// Starts the program on a free port with these variables, and waits until it serves.
+    pub(crate) async fn start(variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_roomcast"));
+        command
+            .env_clear()
+            .envs([("HOST", "127.0.0.1"), ("PORT", "0"), ("ROOMCAST_WORKERS", "2")])
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        collect(child.stderr.take().expect("piped"), log.clone());
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("readable output");
+        let address = line
+            .split_once("http://")
+            .and_then(|(_, rest)| rest.split_once('/'))
+            .map(|(address, _)| address);
+        let address = address
+            .unwrap_or_else(|| panic!("no address in {line:?}; log: {}", text(&log)))
+            .to_owned();
+        collect(stdout, Arc::default());
+        Self { child, address, log }
+    }
+
+    /// [`Node::start`] on the Redis at this URL; waits until the node is ready.
+    pub(crate) async fn on_redis(url: &str) -> Self {
+        let node = Self::start(&[("REDIS_URL", url)]).await;
+        node.ready().await;
+        node
+    }
+
+    /// `host:port`.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// `ws://host:port`.
+    pub(crate) fn ws_url(&self) -> String {
+        format!("ws://{}", self.address)
+    }
+
+    /// `http://host:port`.
+    pub(crate) fn http_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Status and body of a GET.
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let client = awc::Client::default();
+        let mut response = client
+            .get(self.http_url() + path)
+            .send()
+            .await
+            .expect("an answer");
+        let body = response.body().await.expect("a body");
+        (
+            response.status().as_u16(),
+            String::from_utf8_lossy(&body).into_owned(),
+        )
+    }
+
+    /// The value of a metric without labels; 0 if it is absent.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let (_, text) = self.get("/metrics").await;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().expect("a whole number"))
+    }
+
+    /// Waits until `/readyz` is 200.
+    pub(crate) async fn ready(&self) {
+        eventually("a node that is ready", async || {
+            (self.get("/readyz").await.0 == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the process is there");
+    }
+
+    /// The process's number.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Waits until the process has ended by itself.
+    pub(crate) async fn exit(&mut self, patience: Duration) -> ExitStatus {
+        let child = &mut self.child;
+        within(patience, "the end of the process", || {
+            let status = child.try_wait().expect("a process of ours");
+            async move { status }
+        })
+        .await
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        text(&self.log)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("log of the node at {}:\n{}", self.address, self.log());
+        }
+    }
+}
+
+/// Runs the program to its end. Its status and what it wrote to standard output and standard error.
+pub(crate) fn run_program(arguments: &[&str], variables: &[(&str, &str)]) -> (ExitStatus, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_roomcast"))
+        .args(arguments)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (output.status, text(output.stdout), text(output.stderr))
+}
+
+/// A node within the test, on actix's test server and the embedded broker or the Redis that `variables` name.
+pub(crate) fn test_server(variables: &[(&str, &str)]) -> TestServer {
+    let lookup = |name: &str| {
+        variables
+            .iter()
+            .find(|(variable, _)| *variable == name)
+            .map(|(_, value)| (*value).to_owned())
+    };
+    let config = Config::load(["roomcast"], &lookup).expect("good settings");
+    let (node, _, _) = roomcast::assemble(config).expect("a broker");
+    actix_test::start(move || {
+        let node = node.clone();
+        App::new().configure(move |app| roomcast::http::configure(app, node))
+    })
+}
+
+/// The `ws://` address of a path on a test server.
+pub(crate) fn ws_url(server: &TestServer) -> String {
+    server.url("").replacen("http", "ws", 1)
+}
+
+fn collect(mut source: impl Read + Send + 'static, target: Arc<Mutex<String>>) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = source.read(&mut buffer) {
+            target
+                .lock()
+                .expect("no panic")
+                .push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    });
+}
+
+fn text(log: &Mutex<String>) -> String {
+    log.lock().expect("no panic").clone()
+}
