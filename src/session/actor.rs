@@ -204,13 +204,13 @@ impl WsSession {
             Some(Work::Refuse(too_fast()))
         };
         match (room, work) {
-            (Some(room), Some(work)) => self.push(room, id, work, ctx),
+            (Some(room), Some(work)) => self.push(&room, id, work, ctx),
             (None, Some(Work::Refuse(refusal))) => self.fail(id.as_ref(), &refusal, ctx),
             (_, _) => self.send(ServerFrame::Pong { id: id.as_ref() }.encode(), ctx),
         }
     }
 
-    fn push(&mut self, room: RoomName, id: Option<RequestId>, work: Work, ctx: &mut Ctx) {
+    fn push(&mut self, room: &RoomName, id: Option<RequestId>, work: Work, ctx: &mut Ctx) {
         let (steps, cost) = self.lanes.push(room, id, work);
         self.intake.hold(cost);
         self.carry_out(steps, ctx);

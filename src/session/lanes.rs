@@ -104,7 +104,7 @@ const COMMAND_COST: usize = 256;
 
 impl Lanes {
     /// Takes a command. Returns what to do, and what the command costs until its reply.
-    pub(super) fn push(&mut self, room: RoomName, id: Option<RequestId>, work: Work) -> (Vec<Step>, usize) {
+    pub(super) fn push(&mut self, room: &RoomName, id: Option<RequestId>, work: Work) -> (Vec<Step>, usize) {
         self.last_ticket += 1;
         let text = if let Work::Publish(content) = &work {
             content.text.len()
@@ -120,7 +120,7 @@ impl Lanes {
             _ => None,
         };
         if let Some(cancels) = pressing {
-            press(lane, &room, cancels, &mut steps);
+            press(lane, room, cancels, &mut steps);
         }
         lane.push_back(Entry {
             ticket: self.last_ticket,
@@ -128,7 +128,7 @@ impl Lanes {
             cost,
             state: State::Waiting(work),
         });
-        self.advance(&room, &mut steps);
+        self.advance(room, &mut steps);
         (steps, cost)
     }
 
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn a_publish_waits_for_the_subscription_before_it() {
         let (mut lanes, r) = (Lanes::default(), room("r"));
-        let (steps, _) = lanes.push(r.clone(), id(1), Work::Join);
+        let (steps, _) = lanes.push(&r, id(1), Work::Join);
         assert_eq!(
             steps,
             [Step::Join {
@@ -331,7 +331,7 @@ mod tests {
                 room: r.clone()
             }]
         );
-        let (steps, _) = lanes.push(r.clone(), id(2), publish());
+        let (steps, _) = lanes.push(&r, id(2), publish());
         assert_eq!(
             steps,
             [Step::Hurry {
@@ -352,7 +352,7 @@ mod tests {
     fn publishes_follow_each_other_and_are_answered_in_order() {
         let (mut lanes, r) = (Lanes::default(), room("r"));
         for number in 1..=3 {
-            assert_eq!(begun(&lanes.push(r.clone(), id(number), publish()).0).len(), 1);
+            assert_eq!(begun(&lanes.push(&r, id(number), publish()).0).len(), 1);
         }
         assert!(lanes.answer(2, Reply::Sent).is_empty());
         assert_eq!(
@@ -364,8 +364,8 @@ mod tests {
     #[test]
     fn an_unsubscribe_cancels_a_subscribe_under_way() {
         let (mut lanes, r) = (Lanes::default(), room("r"));
-        let _ = lanes.push(r.clone(), id(1), Work::Join);
-        let (steps, _) = lanes.push(r.clone(), id(2), Work::Leave);
+        let _ = lanes.push(&r, id(1), Work::Join);
+        let (steps, _) = lanes.push(&r, id(2), Work::Leave);
         assert_eq!(
             steps,
             [Step::Cancel {
@@ -385,8 +385,8 @@ mod tests {
     #[test]
     fn rooms_do_not_wait_for_each_other() {
         let mut lanes = Lanes::default();
-        let _ = lanes.push(room("a"), id(1), Work::Join);
-        assert_eq!(begun(&lanes.push(room("b"), id(2), publish()).0), [2]);
+        let _ = lanes.push(&room("a"), id(1), Work::Join);
+        assert_eq!(begun(&lanes.push(&room("b"), id(2), publish()).0), [2]);
         assert_eq!(replies(&lanes.answer(2, Reply::Sent)), [(2, Reply::Sent)]);
     }
 
@@ -398,8 +398,8 @@ mod tests {
             message: "no".into(),
             outcome: None,
         };
-        let _ = lanes.push(r.clone(), id(1), publish());
-        assert!(replies(&lanes.push(r.clone(), id(2), Work::Refuse(refusal.clone())).0).is_empty());
+        let _ = lanes.push(&r, id(1), publish());
+        assert!(replies(&lanes.push(&r, id(2), Work::Refuse(refusal.clone())).0).is_empty());
         let steps = lanes.answer(1, Reply::Sent);
         assert_eq!(replies(&steps), [(1, Reply::Sent), (2, Reply::Error(refusal))]);
     }
@@ -447,7 +447,7 @@ mod tests {
                     Some(Event::Push(n, work)) => {
                         next_id += 1;
                         pushed[usize::from(n)].push(next_id);
-                        let (steps, cost) = lanes.push(room(&n.to_string()), id(next_id), work);
+                        let (steps, cost) = lanes.push(&room(&n.to_string()), id(next_id), work);
                         held += cost;
                         steps
                     }

@@ -224,7 +224,8 @@ mod tests {
                 session: Some("n-1".into()),
                 time,
             };
-            prop_assert_eq!(decode(&sent.room, &encode(&sent), MAX), Ok(sent.clone()));
+            let decoded = decode(&sent.room, &encode(&sent), MAX);
+            prop_assert_eq!(decoded, Ok(sent));
         }
     }
 }
