@@ -10,6 +10,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustc_hash::FxHashMap;
+
 use super::{SessionId, Ticket, WorkerId};
 use crate::protocol::{Dialect, RoomName};
 
@@ -17,7 +19,7 @@ use crate::protocol::{Dialect, RoomName};
 #[derive(Debug)]
 pub struct RoomTable {
     rooms: HashMap<RoomName, Room>,
-    sessions: HashMap<SessionId, HashSet<RoomName>>,
+    sessions: FxHashMap<SessionId, HashSet<RoomName>>,
     max_rooms: usize,
     memberships: usize,
 }
@@ -76,7 +78,7 @@ impl RoomTable {
     pub fn new(max_rooms: usize) -> Self {
         Self {
             rooms: HashMap::new(),
-            sessions: HashMap::new(),
+            sessions: FxHashMap::default(),
             max_rooms,
             memberships: 0,
         }

@@ -6,6 +6,8 @@
 //! around it report here; its worker looks and acts.
 //!
 //! - Backlog = what waits in the mailbox + what the session has written and the kernel has not taken yet.
+//! - Nothing on the way of a message reads the clock: that something was heard or has moved is noted, and dated when
+//!   the worker looks, a sixteenth of a heartbeat later at most.
 //! - A frozen session is not judged by its silence, because nobody listens to it: only by not moving.
 
 use std::cell::Cell;
@@ -32,7 +34,9 @@ pub struct Vitals {
     heartbeat: Duration,
     queued: Cell<usize>,
     unwritten: Cell<usize>,
+    has_heard: Cell<bool>,
     heard: Cell<Instant>,
+    has_moved: Cell<bool>,
     moved: Cell<Instant>,
     pinged: Cell<Option<Instant>>,
     closing: Cell<Option<Instant>>,
@@ -60,7 +64,9 @@ impl Vitals {
             heartbeat,
             queued: Cell::new(0),
             unwritten: Cell::new(0),
+            has_heard: Cell::new(false),
             heard: Cell::new(now),
+            has_moved: Cell::new(false),
             moved: Cell::new(now),
             pinged: Cell::new(None),
             closing: Cell::new(None),
@@ -81,9 +87,9 @@ impl Vitals {
     }
 
     /// All but `unwritten` bytes of what the session wrote have been taken by the kernel.
-    pub fn moved(&self, unwritten: usize, now: Instant) {
+    pub fn moved(&self, unwritten: usize) {
         self.unwritten.set(unwritten);
-        self.moved.set(now);
+        self.has_moved.set(true);
     }
 
     /// The session has written more.
@@ -92,9 +98,8 @@ impl Vitals {
     }
 
     /// A frame of the peer has arrived.
-    pub fn heard(&self, now: Instant) {
-        self.heard.set(now);
-        self.pinged.set(None);
+    pub fn heard(&self) {
+        self.has_heard.set(true);
     }
 
     /// The session is about to end: it is told so, or it has decided so.
@@ -120,8 +125,12 @@ impl Vitals {
     #[must_use]
     pub fn check(&self, now: Instant) -> Verdict {
         let since = |earlier: Instant| now.saturating_duration_since(earlier);
-        if self.backlog() == 0 {
-            // Nothing can move: the clock begins when something waits.
+        if self.has_heard.take() {
+            self.heard.set(now);
+            self.pinged.set(None);
+        }
+        // While nothing waits nothing can move: the time begins when something does.
+        if self.has_moved.take() || self.backlog() == 0 {
             self.moved.set(now);
         }
         let still = since(self.moved.get());
@@ -187,7 +196,8 @@ mod tests {
         for beat in 1..10 {
             let now = start + BEAT * beat;
             assert_eq!(vitals.check(now), Verdict::Ping);
-            vitals.heard(now);
+            vitals.heard();
+            assert_eq!(vitals.check(now), Verdict::Well);
         }
     }
 
@@ -199,7 +209,7 @@ mod tests {
         vitals.unqueue(6_000);
         vitals.wrote(6_000);
         assert!(!vitals.queue(6_000));
-        vitals.moved(0, start);
+        vitals.moved(0);
         assert_eq!(vitals.backlog(), 6_000 + SLOT_COST);
     }
 
@@ -218,8 +228,9 @@ mod tests {
         let vitals = new(start);
         for second in (0..120).step_by(9) {
             let now = start + Duration::from_secs(second);
-            vitals.moved(5_000, now);
-            vitals.heard(now);
+            vitals.moved(5_000);
+            vitals.heard();
+            assert_ne!(vitals.check(now), Verdict::Cut);
             assert_ne!(vitals.check(now + Duration::from_secs(8)), Verdict::Cut);
         }
     }
@@ -229,7 +240,6 @@ mod tests {
         let start = Instant::now();
         let vitals = new(start);
         vitals.close(start);
-        vitals.heard(start);
         assert_eq!(vitals.check(start + Duration::from_secs(7)), Verdict::Well);
         assert_eq!(vitals.check(start + Duration::from_secs(8)), Verdict::Cut);
     }
@@ -239,7 +249,7 @@ mod tests {
         let start = Instant::now();
         let vitals = new(start);
         let later = start + Duration::from_secs(60);
-        vitals.heard(later);
+        vitals.heard();
         assert_eq!(vitals.check(later), Verdict::Well);
         assert!(vitals.queue(1));
         assert_eq!(vitals.check(later + Duration::from_secs(1)), Verdict::Well);

@@ -8,13 +8,13 @@
 //!   ([`vitals`](super::vitals)).
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::Recipient;
 use log::debug;
+use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -64,7 +64,7 @@ pub struct Attached {
 /// One HTTP worker's sessions.
 pub struct Worker {
     id: WorkerId,
-    sessions: RefCell<HashMap<SessionId, Attached>>,
+    sessions: RefCell<FxHashMap<SessionId, Attached>>,
     next_serial: Cell<u64>,
     queue: DispatchSender,
     registry: Recipient<Disconnect>,

@@ -139,8 +139,12 @@ impl WsSession {
 
     /// The last frame, and then nothing more.
     fn close(&self, reason: Option<CloseReason>, ctx: &mut Ctx) {
-        self.vitals.close(Instant::now());
         ctx.close(reason);
+        self.end(ctx);
+    }
+
+    fn end(&self, ctx: &mut Ctx) {
+        self.vitals.close(Instant::now());
         ctx.stop();
     }
 
@@ -460,19 +464,23 @@ impl Actor for WsSession {
 
 impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for WsSession {
     fn handle(&mut self, message: Result<ws::Message, ws::ProtocolError>, ctx: &mut Self::Context) {
-        self.vitals.heard(Instant::now());
+        self.vitals.heard();
         match message {
             Ok(message) => self.received(message, ctx),
             Err(ws::ProtocolError::Io(_))
                 if self.intake.violation().is_none() && !self.intake.is_frame_pending() =>
             {
                 // The connection is gone; there is nobody to say goodbye to.
-                ctx.stop();
+                self.end(ctx);
             }
             // What the framing lets through and the codec does not: a text that is not UTF-8.
             Err(_) => self.violated(self.intake.violation().unwrap_or(CloseCode::InvalidText), ctx),
         }
         self.intake.handled();
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        self.end(ctx);
     }
 }
 
