@@ -214,12 +214,12 @@ impl RoomEvent {
         }
     }
 
-    /// Bytes that a session's backlog counts for this event: its text, or what stands for it.
+    /// Bytes of the text that the event carries.
     #[must_use]
-    pub fn cost(&self) -> usize {
+    pub fn text_bytes(&self) -> usize {
         match &self.kind {
             EventKind::Message(message) => message.content.text.len(),
-            EventKind::Gap(room) => room.as_str().len(),
+            EventKind::Gap(_) => 0,
         }
     }
 }

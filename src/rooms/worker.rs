@@ -27,6 +27,9 @@ use crate::protocol::close::CloseCode;
 /// Mailbox slots that are filled in one turn.
 const TURN_DELIVERIES: usize = 4_096;
 
+/// Members of a large room whose mailboxes are filled before they are polled.
+const CHUNK_MEMBERS: usize = 64;
+
 /// Bytes that one session is sent in one turn, as far as whole dispatches allow.
 const TURN_BYTES: usize = 128 * 1024;
 
@@ -121,59 +124,64 @@ impl Worker {
         self.registry.do_send(Disconnect { session: id });
     }
 
-    async fn dispatch_all(self: Rc<Self>, mut queue: mpsc::UnboundedReceiver<Dispatch>) {
-        while let Some(mut dispatch) = queue.recv().await {
-            let (mut deliveries, mut bytes) = (0, 0);
-            loop {
-                let (filled, longest) = self.dispatch(dispatch);
-                deliveries += filled;
-                bytes += longest;
-                if deliveries >= TURN_DELIVERIES || bytes >= TURN_BYTES {
-                    break;
+    async fn dispatch_all(self: Rc<Self>, queue: mpsc::UnboundedReceiver<Dispatch>) {
+        let mut dispatches = Dispatches { queue, ahead: None };
+        let mut turn = Turn::default();
+        while let Some(dispatch) = dispatches.next().await {
+            match dispatch {
+                Dispatch::One(id, notice) => {
+                    if let Some(session) = self.sessions.borrow().get(&id) {
+                        self.post(id, session, notice, 0);
+                    }
+                    turn.deliveries += 1;
                 }
-                match queue.try_recv() {
-                    Ok(next) => dispatch = next,
-                    Err(_) => break,
+                Dispatch::All(notice) => {
+                    let sessions = self.sessions.borrow();
+                    for (id, session) in sessions.iter() {
+                        self.post(*id, session, notice.clone(), 0);
+                    }
+                    turn.deliveries += sessions.len();
+                }
+                Dispatch::Room { members, events } => {
+                    let batches = dispatches.gather(&members, events);
+                    self.deliver_in_chunks(&members, &batches, &mut turn).await;
                 }
             }
-            tokio::task::yield_now().await;
+            if turn.is_over() {
+                turn.end().await;
+            }
         }
     }
 
-    /// Fills mailboxes. Returns how many, and the bytes for each.
-    fn dispatch(&self, dispatch: Dispatch) -> (usize, usize) {
-        let sessions = self.sessions.borrow();
-        match dispatch {
-            Dispatch::One(id, notice) => {
-                if let Some(session) = sessions.get(&id) {
-                    self.post(id, session, notice, 0);
-                }
-                (1, 0)
-            }
-            Dispatch::Room { members, events } => {
-                let mut costs = Costs {
-                    events: &events,
-                    plain: None,
-                    v1: None,
-                };
-                for id in members.iter() {
-                    if let Some(session) = sessions.get(id) {
-                        let cost = costs.of(session.dialect);
-                        self.post(*id, session, Notice::Room(events.clone()), cost);
-                    }
-                }
-                self.metrics
-                    .deliveries
-                    .inc_by((members.len() * events.len()) as u64);
-                (members.len(), costs.longest())
-            }
-            Dispatch::All(notice) => {
-                for (id, session) in sessions.iter() {
-                    self.post(*id, session, notice.clone(), 0);
-                }
-                (sessions.len(), 0)
+    /// Sends members of a room what has come for it. The sessions of a chunk are polled before the next chunk, while
+    /// the caches still hold what was touched for them.
+    async fn deliver_in_chunks(&self, members: &[SessionId], batches: &Batches, turn: &mut Turn) {
+        turn.bytes += batches.bytes;
+        for chunk in members.chunks(CHUNK_MEMBERS) {
+            self.deliver(chunk, batches);
+            turn.deliveries += chunk.len();
+            if chunk.len() == CHUNK_MEMBERS {
+                turn.end().await;
             }
         }
+    }
+
+    fn deliver(&self, members: &[SessionId], batches: &Batches) {
+        let sessions = self.sessions.borrow();
+        for id in members {
+            let Some(session) = sessions.get(id) else { continue };
+            for (events, cost) in &batches.list {
+                self.post(
+                    *id,
+                    session,
+                    Notice::Room(events.clone()),
+                    cost.of(events, session.dialect),
+                );
+            }
+        }
+        self.metrics
+            .deliveries
+            .inc_by((members.len() * batches.events) as u64);
     }
 
     fn post(&self, id: SessionId, session: &Attached, notice: Notice, bytes: usize) {
@@ -226,24 +234,99 @@ impl Worker {
     }
 }
 
-/// What a batch of events costs a session of either dialect, worked out when first needed.
-struct Costs<'a> {
-    events: &'a [RoomEvent],
-    plain: Option<usize>,
-    v1: Option<usize>,
+/// The queue, with one dispatch that was looked at and put back.
+struct Dispatches {
+    queue: mpsc::UnboundedReceiver<Dispatch>,
+    ahead: Option<Dispatch>,
 }
 
-impl Costs<'_> {
-    fn of(&mut self, dialect: Dialect) -> usize {
-        let known = match dialect {
-            Dialect::Plain => &mut self.plain,
-            Dialect::V1 => &mut self.v1,
-        };
-        *known.get_or_insert_with(|| room_cost(self.events, dialect))
+impl Dispatches {
+    async fn next(&mut self) -> Option<Dispatch> {
+        match self.ahead.take() {
+            Some(dispatch) => Some(dispatch),
+            None => self.queue.recv().await,
+        }
     }
 
-    fn longest(&self) -> usize {
-        self.plain.max(self.v1).unwrap_or_default()
+    /// `events`, and what follows them in the queue for the same members.
+    fn gather(&mut self, members: &Arc<Vec<SessionId>>, events: Arc<[RoomEvent]>) -> Batches {
+        let mut batches = Batches::new(events);
+        while batches.bytes < TURN_BYTES && self.ahead.is_none() {
+            match self.queue.try_recv() {
+                Ok(Dispatch::Room {
+                    members: same,
+                    events,
+                }) if Arc::ptr_eq(&same, members) => batches.push(events),
+                Ok(other) => self.ahead = Some(other),
+                Err(_) => break,
+            }
+        }
+        batches
+    }
+}
+
+/// What has been done since the thread was last given back.
+#[derive(Default)]
+struct Turn {
+    deliveries: usize,
+    bytes: usize,
+}
+
+impl Turn {
+    fn is_over(&self) -> bool {
+        self.deliveries >= TURN_DELIVERIES || self.bytes >= TURN_BYTES
+    }
+
+    /// Lets the sessions run.
+    async fn end(&mut self) {
+        *self = Self::default();
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Events of one room that arrived together, in order.
+struct Batches {
+    list: Vec<(Arc<[RoomEvent]>, Cost)>,
+    events: usize,
+    bytes: usize,
+}
+
+/// What a batch counts in the backlog of a session of either dialect, worked out when first needed.
+#[derive(Default)]
+struct Cost {
+    plain: Cell<Option<usize>>,
+    v1: Cell<Option<usize>>,
+}
+
+impl Batches {
+    fn new(events: Arc<[RoomEvent]>) -> Self {
+        let mut batches = Self {
+            list: Vec::with_capacity(1),
+            events: 0,
+            bytes: 0,
+        };
+        batches.push(events);
+        batches
+    }
+
+    fn push(&mut self, events: Arc<[RoomEvent]>) {
+        self.events += events.len();
+        self.bytes += events.iter().map(RoomEvent::text_bytes).sum::<usize>();
+        self.list.push((events, Cost::default()));
+    }
+}
+
+impl Cost {
+    fn of(&self, events: &[RoomEvent], dialect: Dialect) -> usize {
+        let known = match dialect {
+            Dialect::Plain => &self.plain,
+            Dialect::V1 => &self.v1,
+        };
+        known.get().unwrap_or_else(|| {
+            let cost = room_cost(events, dialect);
+            known.set(Some(cost));
+            cost
+        })
     }
 }
 
