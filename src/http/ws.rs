@@ -213,10 +213,11 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &'a HeaderName) -> impl Iterator<Ite
 }
 
 fn dialect(headers: &HeaderMap) -> Result<Dialect, Refusal> {
-    if !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+    let mut offers = tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).peekable();
+    if offers.peek().is_none() {
         return Ok(Dialect::Plain);
     }
-    if tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).any(|entry| entry == V1_SUBPROTOCOL) {
+    if offers.any(|entry| entry == V1_SUBPROTOCOL) {
         return Ok(Dialect::V1);
     }
     Err(Refusal::bad_request(format!(
@@ -315,6 +316,7 @@ mod tests {
             dialect(request.to_http_request().headers()).ok()
         };
         assert_eq!(dialect_of(&[]), Some(Dialect::Plain));
+        assert_eq!(dialect_of(&[""]), Some(Dialect::Plain));
         assert_eq!(dialect_of(&["roomcast.v1"]), Some(Dialect::V1));
         assert_eq!(dialect_of(&["chat, roomcast.v1"]), Some(Dialect::V1));
         assert_eq!(dialect_of(&["chat", "roomcast.v1"]), Some(Dialect::V1));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use actix::prelude::{Actor, Addr, Arbiter};
+use actix::prelude::{Actor, Addr, Arbiter, ArbiterHandle};
 use tokio::sync::{mpsc, oneshot};
 
 use super::registry::{AddWorker, Announce, RoomRegistry};
@@ -25,6 +25,16 @@ pub struct Hub {
     next_worker: Arc<AtomicU16>,
     metrics: Arc<Metrics>,
     heartbeat: Duration,
+    _thread: Arc<HubThread>,
+}
+
+/// The arbiter of the registry and the broker; it ends with the last handle.
+struct HubThread(ArbiterHandle);
+
+impl Drop for HubThread {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 /// Resolves when the registry is no more: the node cannot go on without it.
@@ -47,6 +57,7 @@ impl Hub {
             next_worker: Arc::new(AtomicU16::new(0)),
             metrics: metrics.clone(),
             heartbeat: config.heartbeat,
+            _thread: Arc::new(HubThread(arbiter.handle())),
         };
         (hub, end)
     }

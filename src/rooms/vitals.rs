@@ -40,6 +40,7 @@ pub struct Vitals {
     moved: Cell<Instant>,
     pinged: Cell<Option<Instant>>,
     closing: Cell<Option<Instant>>,
+    evicted: Cell<bool>,
 }
 
 /// What a worker has to do for a session.
@@ -70,6 +71,7 @@ impl Vitals {
             moved: Cell::new(now),
             pinged: Cell::new(None),
             closing: Cell::new(None),
+            evicted: Cell::new(false),
         }
     }
 
@@ -102,7 +104,19 @@ impl Vitals {
         self.has_heard.set(true);
     }
 
-    /// The session is about to end: it is told so, or it has decided so.
+    /// The session is about to end, and what waits for it is not sent any more: nobody reads it.
+    pub fn evict(&self, now: Instant) {
+        self.evicted.set(true);
+        self.close(now);
+    }
+
+    /// Whether what waits is not sent any more.
+    #[must_use]
+    pub fn is_evicted(&self) -> bool {
+        self.evicted.get()
+    }
+
+    /// The session is about to end, after what waits for it: it is told so, or it has decided so.
     pub fn close(&self, now: Instant) {
         if self.closing.get().is_none() {
             self.closing.set(Some(now));
@@ -149,7 +163,7 @@ impl Vitals {
         }
         let silence = since(self.heard.get());
         if silence >= self.heartbeat.mul_f64(2.25) {
-            self.close(now);
+            self.evict(now);
             return Verdict::Close(CloseCode::Mute);
         }
         let last_asked = self.pinged.get().unwrap_or(self.heard.get());

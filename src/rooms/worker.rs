@@ -199,7 +199,7 @@ impl Worker {
                 session.vitals.backlog()
             );
             self.metrics.evicted(Eviction::Slow);
-            session.vitals.close(Instant::now());
+            session.vitals.evict(Instant::now());
             self.registry.do_send(Disconnect { session: id });
             Notice::Close(CloseCode::TooSlow)
         };

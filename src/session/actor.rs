@@ -93,6 +93,8 @@ pub struct WsSession {
     joiner: Joiner,
     lanes: Lanes,
     rate: Option<RateLimit>,
+    /// The close frame is written, or the connection is gone.
+    ended: bool,
 }
 
 type Ctx = WebsocketContext<WsSession>;
@@ -119,6 +121,7 @@ impl WsSession {
             intake: intake.clone(),
             joiner: Joiner::default(),
             lanes: Lanes::default(),
+            ended: false,
             seat,
         };
         let codec = Codec::new().max_size(usize::try_from(max_frame).unwrap_or(usize::MAX));
@@ -132,23 +135,24 @@ impl WsSession {
     }
 
     fn send(&self, text: ByteString, ctx: &mut Ctx) {
-        if !self.vitals.is_closing() {
+        if !self.ended && !self.vitals.is_evicted() {
             ctx.text(text);
         }
     }
 
     /// The last frame, and then nothing more.
-    fn close(&self, reason: Option<CloseReason>, ctx: &mut Ctx) {
+    fn close(&mut self, reason: Option<CloseReason>, ctx: &mut Ctx) {
         ctx.close(reason);
         self.end(ctx);
     }
 
-    fn end(&self, ctx: &mut Ctx) {
+    fn end(&mut self, ctx: &mut Ctx) {
+        self.ended = true;
         self.vitals.close(Instant::now());
         ctx.stop();
     }
 
-    fn close_with(&self, code: CloseCode, ctx: &mut Ctx) {
+    fn close_with(&mut self, code: CloseCode, ctx: &mut Ctx) {
         debug!(
             "session closed by the server: session={} code={}",
             self.id,
@@ -327,7 +331,7 @@ impl WsSession {
             ws::Message::Binary(_) => self.received_binary(ctx),
             ws::Message::Continuation(item) => self.received_fragment(item, ctx),
             ws::Message::Ping(payload) => {
-                if !self.vitals.is_closing() {
+                if !self.ended {
                     ctx.pong(&payload);
                 }
             }
@@ -375,7 +379,7 @@ impl WsSession {
         }
     }
 
-    fn violated(&self, code: CloseCode, ctx: &mut Ctx) {
+    fn violated(&mut self, code: CloseCode, ctx: &mut Ctx) {
         self.seat.metrics.evicted(Eviction::Violation);
         self.close_with(code, ctx);
     }
