@@ -107,8 +107,8 @@ impl std::fmt::Debug for Answer {
 pub struct Publish {
     pub(crate) message: RoomMessage,
     pub(crate) answer: Answer,
-    /// When it was handed over; the deadline of its answer counts from then.
-    pub(crate) queued: Instant,
+    /// When its sender began to wait; the deadline of its answer counts from then.
+    pub(crate) since: Instant,
     _held: Held,
 }
 
@@ -133,9 +133,9 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Queues a message; what becomes of it goes to `answer`. A message that does not fit into
+    /// Queues a message; what becomes of it goes to `answer`, in a time that counts from `since`. A message that does not fit into
     /// [`MAX_QUEUED_PUBLISH_BYTES`] is refused at once.
-    pub fn publish(&self, message: RoomMessage, answer: Answer) {
+    pub fn publish(&self, message: RoomMessage, since: Instant, answer: Answer) {
         let bytes = i64::try_from(message.cost()).unwrap_or(i64::MAX);
         let queued_before = self.metrics.publish_queue_bytes.inc_by(bytes);
         let held = Held {
@@ -151,7 +151,7 @@ impl Publisher {
         let publish = Publish {
             message,
             answer,
-            queued: Instant::now(),
+            since,
             _held: held,
         };
         if let Err(mpsc::error::SendError(publish)) = self.queue.send(publish) {

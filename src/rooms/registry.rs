@@ -296,11 +296,12 @@ impl Handler<Join> for RoomRegistry {
             }
             JoinOutcome::FirstIn | JoinOutcome::Waits | JoinOutcome::AlreadyIn { admitted: false } => {}
         }
+        // First of all: the last one may just have left a room that is live still.
+        self.ledger.want(&room);
         if self.ledger.is_live(&room) {
             self.admit(&room);
             return;
         }
-        self.ledger.want(&room);
         if !self.ledger.has_link() && dialect == Dialect::Plain {
             let reason = NotJoined::Unavailable("there is no link to the broker".to_owned());
             self.disappoint(session, &room, ticket, reason);

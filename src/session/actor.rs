@@ -37,7 +37,7 @@ use crate::rooms::worker::{Attached, Dispatch, Worker, room_cost};
 use crate::rooms::{Abort, Join, Leave, NotJoined, Notice, RoomEvent, SessionId, Ticket};
 
 /// How long a SUBSCRIBE may keep a publish behind it waiting.
-const HURRY: Duration = Duration::from_millis(900);
+const HURRY: Duration = Duration::from_millis(750);
 
 /// The text of a message may be this much longer in JSON, with every byte escaped …
 const ESCAPED_BYTES: u64 = 6;
@@ -219,7 +219,7 @@ impl WsSession {
     }
 
     fn push(&mut self, room: &RoomName, id: Option<RequestId>, work: Work, ctx: &mut Ctx) {
-        let (steps, cost) = self.lanes.push(room, id, work);
+        let (steps, cost) = self.lanes.push(room, id, work, Instant::now());
         self.intake.hold(cost);
         self.carry_out(steps, ctx);
     }
@@ -253,8 +253,8 @@ impl WsSession {
                         reason: NotJoined::Cancelled,
                     });
                 }
-                Step::Hurry { ticket, room } => {
-                    ctx.run_later(HURRY, move |actor, _| {
+                Step::Hurry { ticket, room, since } => {
+                    ctx.run_later(HURRY.saturating_sub(since.elapsed()), move |actor, _| {
                         let reason = "the broker has not confirmed the subscription in time".to_owned();
                         let reason = NotJoined::Unavailable(reason);
                         actor.seat.hub.registry.do_send(Abort {
@@ -269,7 +269,8 @@ impl WsSession {
                     ticket,
                     room,
                     content,
-                } => self.publish(ticket, room, content),
+                    since,
+                } => self.publish(ticket, room, content, since),
                 Step::Reply {
                     room,
                     id,
@@ -283,7 +284,7 @@ impl WsSession {
         }
     }
 
-    fn publish(&self, ticket: Ticket, room: RoomName, content: Content) {
+    fn publish(&self, ticket: Ticket, room: RoomName, content: Content, since: Instant) {
         let message = RoomMessage {
             room,
             content,
@@ -296,7 +297,7 @@ impl WsSession {
             // Fails when the worker has ended, and the session with it.
             let _ = queue.send(Dispatch::One(session, Notice::Published(ticket, outcome)));
         });
-        self.seat.hub.publisher.publish(message, answer);
+        self.seat.hub.publisher.publish(message, since, answer);
     }
 
     fn reply(&self, room: &RoomName, id: Option<&RequestId>, reply: &Reply, ctx: &mut Ctx) {

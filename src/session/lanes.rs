@@ -10,6 +10,7 @@
 //! - Every command that is pushed gets exactly one [`Step::Reply`]. A room without commands takes no memory.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
 
 use crate::protocol::client::RequestId;
 use crate::protocol::server::{ErrorCode, Outcome};
@@ -60,11 +61,17 @@ pub(super) enum Step {
         ticket: Ticket,
         room: RoomName,
         content: Content,
+        /// When the command arrived; its answer is due from then.
+        since: Instant,
     },
     /// A join that is under way has been overtaken by its leave.
     Cancel { ticket: Ticket, room: RoomName },
-    /// A publish waits behind this join: it must not take long.
-    Hurry { ticket: Ticket, room: RoomName },
+    /// A publish waits behind this join since then: it must not take long.
+    Hurry {
+        ticket: Ticket,
+        room: RoomName,
+        since: Instant,
+    },
     /// Answer a command, and give its cost back.
     Reply {
         room: RoomName,
@@ -87,13 +94,15 @@ struct Entry {
     ticket: Ticket,
     id: Option<RequestId>,
     cost: usize,
+    /// When it arrived.
+    since: Instant,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
     Waiting(Work),
-    Joining { pressed: bool },
+    Joining { hurried: bool },
     Leaving,
     Publishing,
     Answered(Reply),
@@ -104,28 +113,30 @@ const COMMAND_COST: usize = 256;
 
 impl Lanes {
     /// Takes a command. Returns what to do, and what the command costs until its reply.
-    pub(super) fn push(&mut self, room: &RoomName, id: Option<RequestId>, work: Work) -> (Vec<Step>, usize) {
+    pub(super) fn push(
+        &mut self,
+        room: &RoomName,
+        id: Option<RequestId>,
+        work: Work,
+        now: Instant,
+    ) -> (Vec<Step>, usize) {
         self.last_ticket += 1;
-        let text = if let Work::Publish(content) = &work {
-            content.text.len()
-        } else {
-            0
-        };
-        let cost = COMMAND_COST + room.as_str().len() + text;
+        let mut cost = COMMAND_COST + room.as_str().len();
         let lane = self.lanes.entry(room.clone()).or_default();
         let mut steps = Vec::new();
-        let pressing = match work {
-            Work::Leave => Some(true),
-            Work::Publish(_) => Some(false),
-            _ => None,
-        };
-        if let Some(cancels) = pressing {
-            press(lane, room, cancels, &mut steps);
+        match &work {
+            Work::Leave => cancel_join(lane, room, &mut steps),
+            Work::Publish(content) => {
+                cost += content.text.len();
+                hurry_join(lane, room, now, &mut steps);
+            }
+            Work::Join | Work::Refuse(_) => {}
         }
         lane.push_back(Entry {
             ticket: self.last_ticket,
             id,
             cost,
+            since: now,
             state: State::Waiting(work),
         });
         self.advance(room, &mut steps);
@@ -196,9 +207,10 @@ fn begin(
     steps: &mut Vec<Step>,
 ) {
     let (mut publishing, mut settling) = (false, false);
-    let publishes_wait = lane
+    let first_publish = lane
         .iter()
-        .any(|entry| matches!(entry.state, State::Waiting(Work::Publish(_))));
+        .find(|entry| matches!(entry.state, State::Waiting(Work::Publish(_))))
+        .map(|entry| entry.since);
     for entry in lane {
         let ticket = entry.ticket;
         match &entry.state {
@@ -224,12 +236,13 @@ fn begin(
             Work::Join => {
                 settling = true;
                 entry.state = State::Joining {
-                    pressed: publishes_wait,
+                    hurried: first_publish.is_some(),
                 };
-                if publishes_wait {
+                if let Some(since) = first_publish {
                     steps.push(Step::Hurry {
                         ticket,
                         room: room.clone(),
+                        since,
                     });
                 }
                 Step::Join {
@@ -251,6 +264,7 @@ fn begin(
                     ticket,
                     room: room.clone(),
                     content,
+                    since: entry.since,
                 }
             }
             Work::Refuse(refusal) => {
@@ -263,17 +277,27 @@ fn begin(
     }
 }
 
-/// Cancels or hurries the join that is under way, if one is.
-fn press(lane: &mut VecDeque<Entry>, room: &RoomName, cancels: bool, steps: &mut Vec<Step>) {
+fn cancel_join(lane: &VecDeque<Entry>, room: &RoomName, steps: &mut Vec<Step>) {
     for entry in lane {
-        let State::Joining { pressed } = &mut entry.state else {
-            continue;
-        };
-        let (ticket, room) = (entry.ticket, room.clone());
-        if cancels {
-            steps.push(Step::Cancel { ticket, room });
-        } else if !std::mem::replace(pressed, true) {
-            steps.push(Step::Hurry { ticket, room });
+        if let State::Joining { .. } = entry.state {
+            steps.push(Step::Cancel {
+                ticket: entry.ticket,
+                room: room.clone(),
+            });
+        }
+    }
+}
+
+fn hurry_join(lane: &mut VecDeque<Entry>, room: &RoomName, since: Instant, steps: &mut Vec<Step>) {
+    for entry in lane {
+        if let State::Joining { hurried } = &mut entry.state
+            && !std::mem::replace(hurried, true)
+        {
+            steps.push(Step::Hurry {
+                ticket: entry.ticket,
+                room: room.clone(),
+                since,
+            });
         }
     }
 }
@@ -290,6 +314,12 @@ mod tests {
 
     fn id(number: i64) -> Option<RequestId> {
         Some(RequestId::Number(number))
+    }
+
+    /// One moment for all commands of a test.
+    fn now() -> Instant {
+        static NOW: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+        *NOW
     }
 
     fn publish() -> Work {
@@ -323,7 +353,7 @@ mod tests {
     #[test]
     fn a_publish_waits_for_the_subscription_before_it() {
         let (mut lanes, r) = (Lanes::default(), room("r"));
-        let (steps, _) = lanes.push(&r, id(1), Work::Join);
+        let (steps, _) = lanes.push(&r, id(1), Work::Join, now());
         assert_eq!(
             steps,
             [Step::Join {
@@ -331,12 +361,13 @@ mod tests {
                 room: r.clone()
             }]
         );
-        let (steps, _) = lanes.push(&r, id(2), publish());
+        let (steps, _) = lanes.push(&r, id(2), publish(), now());
         assert_eq!(
             steps,
             [Step::Hurry {
                 ticket: 1,
-                room: r.clone()
+                room: r.clone(),
+                since: now(),
             }]
         );
         let steps = lanes.answer(1, Reply::Subscribed);
@@ -352,7 +383,7 @@ mod tests {
     fn publishes_follow_each_other_and_are_answered_in_order() {
         let (mut lanes, r) = (Lanes::default(), room("r"));
         for number in 1..=3 {
-            assert_eq!(begun(&lanes.push(&r, id(number), publish()).0).len(), 1);
+            assert_eq!(begun(&lanes.push(&r, id(number), publish(), now()).0).len(), 1);
         }
         assert!(lanes.answer(2, Reply::Sent).is_empty());
         assert_eq!(
@@ -364,8 +395,8 @@ mod tests {
     #[test]
     fn an_unsubscribe_cancels_a_subscribe_under_way() {
         let (mut lanes, r) = (Lanes::default(), room("r"));
-        let _ = lanes.push(&r, id(1), Work::Join);
-        let (steps, _) = lanes.push(&r, id(2), Work::Leave);
+        let _ = lanes.push(&r, id(1), Work::Join, now());
+        let (steps, _) = lanes.push(&r, id(2), Work::Leave, now());
         assert_eq!(
             steps,
             [Step::Cancel {
@@ -385,8 +416,8 @@ mod tests {
     #[test]
     fn rooms_do_not_wait_for_each_other() {
         let mut lanes = Lanes::default();
-        let _ = lanes.push(&room("a"), id(1), Work::Join);
-        assert_eq!(begun(&lanes.push(&room("b"), id(2), publish()).0), [2]);
+        let _ = lanes.push(&room("a"), id(1), Work::Join, now());
+        assert_eq!(begun(&lanes.push(&room("b"), id(2), publish(), now()).0), [2]);
         assert_eq!(replies(&lanes.answer(2, Reply::Sent)), [(2, Reply::Sent)]);
     }
 
@@ -398,8 +429,8 @@ mod tests {
             message: "no".into(),
             outcome: None,
         };
-        let _ = lanes.push(&r, id(1), publish());
-        assert!(replies(&lanes.push(&r, id(2), Work::Refuse(refusal.clone())).0).is_empty());
+        let _ = lanes.push(&r, id(1), publish(), now());
+        assert!(replies(&lanes.push(&r, id(2), Work::Refuse(refusal.clone()), now()).0).is_empty());
         let steps = lanes.answer(1, Reply::Sent);
         assert_eq!(replies(&steps), [(1, Reply::Sent), (2, Reply::Error(refusal))]);
     }
@@ -447,7 +478,7 @@ mod tests {
                     Some(Event::Push(n, work)) => {
                         next_id += 1;
                         pushed[usize::from(n)].push(next_id);
-                        let (steps, cost) = lanes.push(&room(&n.to_string()), id(next_id), work);
+                        let (steps, cost) = lanes.push(&room(&n.to_string()), id(next_id), work, now());
                         held += cost;
                         steps
                     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Pipeline, RedisError, RedisResult, Value};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{interval, sleep_until, timeout};
 
 use super::backoff::Backoff;
 use super::{CANARY_INTERVAL, DIAL_TIMEOUT, Shared, payload};
@@ -25,6 +25,9 @@ use crate::throttle::Throttle;
 
 /// How long a publish waits for a connection before it is refused.
 const PATIENCE: Duration = Duration::from_millis(800);
+
+/// How often overdue publishes are looked for while there is no connection.
+const REFUSAL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long after it was queued a publish is answered, whatever Redis does.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(2_600);
@@ -113,34 +116,30 @@ impl RedisPublisher {
     async fn refuse_during<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
         let mut future = pin!(future);
         let mut batch = Vec::new();
+        let mut looks = interval(REFUSAL_INTERVAL);
         loop {
-            self.refuse_overdue(Instant::now());
-            let next_overdue = self.waiting.front().map(|publish| publish.queued + PATIENCE);
             tokio::select! {
                 output = &mut future => return Some(output),
-                taken = self.queue.recv_many(&mut batch, MAX_BATCH) => {
-                    if taken == 0 {
+                count = self.queue.recv_many(&mut batch, MAX_BATCH) => {
+                    if count == 0 {
                         return None;
                     }
                     self.waiting.extend(batch.drain(..));
                 }
-                () = sleep_until(next_overdue.unwrap_or_else(Instant::now).into()), if next_overdue.is_some() => {}
+                now = looks.tick(), if !self.waiting.is_empty() => self.refuse_overdue(now.into_std()),
             }
         }
     }
 
     fn refuse_overdue(&mut self, now: Instant) {
-        while self
-            .waiting
-            .front()
-            .is_some_and(|publish| now >= publish.queued + PATIENCE)
-        {
-            let Some(publish) = self.waiting.pop_front() else {
-                break;
-            };
-            publish.answer.give(PublishOutcome::Refused(
-                "there is no connection to redis".to_owned(),
-            ));
+        // Not only at the front: who waited for a subscription first has been waiting for longer than its neighbours.
+        for publish in std::mem::take(&mut self.waiting) {
+            if now >= publish.since + PATIENCE {
+                let reason = "there is no connection to redis".to_owned();
+                publish.answer.give(PublishOutcome::Refused(reason));
+            } else {
+                self.waiting.push_back(publish);
+            }
         }
     }
 
@@ -199,7 +198,7 @@ impl RedisPublisher {
             pipeline.cmd("PUBLISH").arg(&self.shared.canary_channel).arg("");
         }
         let now = Instant::now();
-        let oldest = batch.first().map_or(now, |publish| publish.queued);
+        let oldest = batch.iter().map(|publish| publish.since).min().unwrap_or(now);
         let patience = (oldest + ANSWER_TIMEOUT)
             .saturating_duration_since(now)
             .max(MIN_ANSWER_TIMEOUT);

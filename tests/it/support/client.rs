@@ -42,10 +42,11 @@ impl Client {
         let client = awc::Client::builder()
             .max_http_version(awc::http::Version::HTTP_11)
             .finish();
-        let request = client
-            .ws(url)
-            .protocols(protocols)
-            .max_frame_size(64 * 1024 * 1024);
+        let mut request = client.ws(url).max_frame_size(64 * 1024 * 1024);
+        if !protocols.is_empty() {
+            // The header is sent for an empty list, too.
+            request = request.protocols(protocols);
+        }
         let (_, socket) = request.connect().await.expect("a handshake that is accepted");
         Self { socket, last_id: 0 }
     }

@@ -1,11 +1,17 @@
 //! What the tests are made of: nodes, brokers, clients, and waiting for conditions.
 
 pub(crate) mod client;
+pub(crate) mod member;
 pub(crate) mod node;
+pub(crate) mod original;
 pub(crate) mod redis;
+pub(crate) mod tls;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 /// How long anything that should happen may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -43,4 +49,28 @@ where
 pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("a bound socket").port()
+}
+
+/// A port for a process of the test's own, kept from everybody else also while that process is away: it may bind the
+/// port, and a dial is refused until it listens.
+pub(crate) struct ReservedPort(Socket);
+
+impl ReservedPort {
+    /// One that the system gives out.
+    pub(crate) fn new() -> Self {
+        let reserve = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            // Only so can the process bind it, too; redis-server sets this as well.
+            socket.set_reuse_address(true)?;
+            socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+            std::io::Result::Ok(socket)
+        };
+        Self(reserve().expect("a free port"))
+    }
+
+    /// Its number.
+    pub(crate) fn number(&self) -> u16 {
+        let address = self.0.local_addr().expect("a bound socket");
+        address.as_socket().expect("an IP address").port()
+    }
 }

@@ -71,26 +71,12 @@ impl Node {
 
     /// Status and body of a GET.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let client = awc::Client::default();
-        let mut response = client
-            .get(self.http_url() + path)
-            .send()
-            .await
-            .expect("an answer");
-        let body = response.body().await.expect("a body");
-        (
-            response.status().as_u16(),
-            String::from_utf8_lossy(&body).into_owned(),
-        )
+        get(&(self.http_url() + path)).await
     }
 
     /// The value of a metric without labels; 0 if it is absent.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
-        let (_, text) = self.get("/metrics").await;
-        let value = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.map_or(0, |value| value.parse().expect("a whole number"))
+        metric(&self.http_url(), name).await
     }
 
     /// Waits until `/readyz` is 200.
@@ -135,6 +121,25 @@ impl Drop for Node {
             eprintln!("log of the node at {}:\n{}", self.address, self.log());
         }
     }
+}
+
+/// Status and body of a GET.
+pub(crate) async fn get(url: &str) -> (u16, String) {
+    let mut response = awc::Client::default().get(url).send().await.expect("an answer");
+    let body = response.body().await.expect("a body");
+    (
+        response.status().as_u16(),
+        String::from_utf8_lossy(&body).into_owned(),
+    )
+}
+
+/// The value of a metric without labels of the node at `http://host:port`; 0 if it is absent.
+pub(crate) async fn metric(url: &str, name: &str) -> u64 {
+    let (_, text) = get(&format!("{url}/metrics")).await;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0, |value| value.parse().expect("a whole number"))
 }
 
 /// Runs the program to its end. Its status and what it wrote to standard output and standard error.

@@ -2,16 +2,18 @@
 
 use std::process::{Child, Command, Stdio};
 
+use futures_util::StreamExt;
 use redis::AsyncCommands;
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, PubSub};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::timeout;
 
-use super::{eventually, free_port};
+use super::{PATIENCE, ReservedPort, eventually};
 
 /// A redis-server that keeps nothing on disk unless its arguments say so.
 pub(crate) struct Redis {
     child: Option<Child>,
-    port: u16,
+    port: ReservedPort,
     arguments: Vec<String>,
 }
 
@@ -26,7 +28,7 @@ impl Redis {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let mut redis = Self {
             child: None,
-            port: free_port(),
+            port: ReservedPort::new(),
             arguments,
         };
         redis.launch().await;
@@ -37,14 +39,14 @@ impl Redis {
     pub(crate) fn absent() -> Self {
         Self {
             child: None,
-            port: free_port(),
+            port: ReservedPort::new(),
             arguments: Vec::new(),
         }
     }
 
     /// Starts the server (again) and waits until it answers.
     pub(crate) async fn launch(&mut self) {
-        let port = self.port.to_string();
+        let port = self.port().to_string();
         let child = Command::new("redis-server")
             .args([
                 "--port",
@@ -88,12 +90,12 @@ impl Redis {
 
     /// `redis://host:port`.
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://127.0.0.1:{}", self.port())
     }
 
     /// The port.
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     async fn try_connect(&self) -> redis::RedisResult<MultiplexedConnection> {
@@ -116,6 +118,14 @@ impl Redis {
             .publish(channel, payload)
             .await
             .expect("published")
+    }
+
+    /// Subscribes to a channel, as `redis-cli SUBSCRIBE` does.
+    pub(crate) async fn listen(&self, channel: &str) -> Listener {
+        let client = redis::Client::open(self.url()).expect("a good URL");
+        let mut pubsub = client.get_async_pubsub().await.expect("a server that answers");
+        pubsub.subscribe(channel).await.expect("subscribed");
+        Listener(pubsub)
     }
 
     /// The channels of rooms (not internal ones) that somebody is subscribed to, sorted.
@@ -150,6 +160,18 @@ impl Redis {
             .query_async(&mut connection)
             .await
             .expect("killed");
+    }
+}
+
+/// A subscription of the test's own.
+pub(crate) struct Listener(PubSub);
+
+impl Listener {
+    /// The next payload.
+    pub(crate) async fn payload(&mut self) -> String {
+        let next = timeout(PATIENCE, self.0.on_message().next()).await;
+        let message = next.expect("a payload in time").expect("an open connection");
+        message.get_payload().expect("UTF-8")
     }
 }
 
