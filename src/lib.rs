@@ -46,8 +46,9 @@ use rooms::hub::{Hub, RegistryEnd};
 use session::socket::SocketHandle;
 use shutdown::Stop;
 
-/// How long a client may take to send the head of its first request.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to send the head of its first request. With the time it takes to end the connection
+/// that is less than 10 s.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How long a connection lingers after the server's last byte, so that the peer can read it.
 const LINGER: Duration = Duration::from_millis(500);

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use log::error;
 use roomcast::config::{Config, ConfigError};
-use roomcast::shutdown;
+use roomcast::{RunError, shutdown};
 
 /// Exit code for a configuration that cannot be used.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let config = match Config::load(std::env::args_os(), &|name| std::env::var(name).ok()) {
+    let config = match Config::load(std::env::args_os(), &|name| std::env::var_os(name)) {
         Ok(config) => config,
         Err(ConfigError::CommandLine(error)) => error.exit(),
         Err(error) => {
@@ -19,36 +19,35 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    if let Err(problem) = start_logging(&config.log) {
-        eprintln!("roomcast: {problem}");
-        return ExitCode::from(EXIT_USAGE);
-    }
+    env_logger::Builder::new().parse_filters(&config.log).init();
     match actix_web::rt::System::new().block_on(serve(config)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
+        Err(Failure::Settings(problem)) => {
+            eprintln!("roomcast: {problem}");
+            ExitCode::from(EXIT_USAGE)
+        }
+        Err(Failure::Running(problem)) => {
             error!("{problem}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn start_logging(filter: &str) -> Result<(), String> {
-    // The logger itself only warns of a wrong filter and goes on without.
-    env_filter::Builder::new().try_parse(filter).map_err(|error| {
-        format!(
-            "RUST_LOG: \"{filter}\" is no filter ({error}); allowed is for instance info or roomcast=debug"
-        )
-    })?;
-    env_logger::Builder::new().parse_filters(filter).init();
-    Ok(())
+/// Why the program ends otherwise than by being told to.
+enum Failure {
+    /// Something that was configured cannot be used.
+    Settings(String),
+    /// Something happened to the running node.
+    Running(String),
 }
 
-async fn serve(config: Config) -> Result<(), String> {
-    let stops = shutdown::signals().map_err(|error| format!("signals cannot be received: {error}"))?;
+async fn serve(config: Config) -> Result<(), Failure> {
+    let running = |problem: std::io::Error| Failure::Running(problem.to_string());
+    let stops = shutdown::signals().map_err(running)?;
     let (host, port) = (config.host.clone(), config.port);
     let listener = TcpListener::bind((host.as_str(), port))
-        .map_err(|error| format!("cannot listen on HOST={host} PORT={port}: {error}"))?;
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
+        .map_err(|error| Failure::Settings(format!("cannot listen on HOST={host} PORT={port}: {error}")))?;
+    let address = listener.local_addr().map_err(running)?;
     let announce = |broker: &str| {
         println!(
             "roomcast {} serves the demo on {} with {broker}",
@@ -58,7 +57,10 @@ async fn serve(config: Config) -> Result<(), String> {
     };
     roomcast::run(config, listener, stops, announce)
         .await
-        .map_err(|error| error.to_string())
+        .map_err(|error| match error {
+            RunError::Broker(_) => Failure::Settings(error.to_string()),
+            RunError::Http(_) | RunError::RegistryDied => Failure::Running(error.to_string()),
+        })
 }
 
 /// Where a browser on this machine finds the demo.

@@ -669,6 +669,8 @@ class Page {
   /** @param {RoomView} room */
   #leave(room) {
     this.#drop(room);
+    // A short screen shows no fields while the message field has the focus, and what is not shown cannot take it.
+    this.composer.blur();
     // Refused for now, it is repeated by the client; and the room is not shown any more either way.
     this.#client.unsubscribe(room.name).catch(() => {});
     (this.#active?.tab ?? this.roomInput).focus();
@@ -874,6 +876,12 @@ class Page {
       event.preventDefault();
       (this.#active === null ? this.roomInput : this.composer).focus();
     };
+    // On a short screen the fields stand back while a message is written. A button that took the focus when it is
+    // pressed would bring them back, be moved from under the pointer by them, and never be clicked.
+    byId("layout").addEventListener("mousedown", (/** @type {MouseEvent} */ event) => {
+      const pressed = /** @type {Element} */ (event.target).closest("button, a");
+      if (pressed !== null && document.activeElement === this.composer) event.preventDefault();
+    });
     window.addEventListener("hashchange", () => roomInAddress() !== "" && this.#join(roomInAddress()));
     document.addEventListener("visibilitychange", () => {
       if (document.hidden || this.#active === null) return;

@@ -9,16 +9,18 @@
 //! nothing of the process.
 
 mod settings;
+mod source;
 
+use std::ffi::OsString;
 use std::fmt;
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use self::source::Source;
 
 pub use settings::{SETTINGS, Setting, command};
 
-/// Where the value of a variable is looked up.
-pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// Where the value of a variable is looked up. It may be no text at all, which must not make it count as unset.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// A text that must not be shown: its `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
@@ -145,7 +147,7 @@ impl Config {
     pub fn load<I, T>(arguments: I, lookup: Lookup<'_>) -> Result<Self, ConfigError>
     where
         I: IntoIterator<Item = T>,
-        T: Into<std::ffi::OsString> + Clone,
+        T: Into<OsString> + Clone,
     {
         let flags = command().try_get_matches_from(arguments)?;
         let source = Source {
@@ -155,7 +157,7 @@ impl Config {
         Ok(Self {
             port: source.number("PORT", 0..=65_535)?,
             host: source.host()?,
-            workers: match source.text("ROOMCAST_WORKERS") {
+            workers: match source.text("ROOMCAST_WORKERS")? {
                 Some(_) => source.number("ROOMCAST_WORKERS", 1..=1_024)?,
                 None => std::thread::available_parallelism().map_or(1, usize::from),
             },
@@ -167,7 +169,7 @@ impl Config {
             max_message: source.number("ROOMCAST_MAX_MESSAGE", 1..=16_777_216)?,
             max_backlog: source.number("ROOMCAST_MAX_BACKLOG", 1_024..=1_073_741_824)?,
             max_rooms: source.number("ROOMCAST_MAX_ROOMS", 1..=1_000_000)?,
-            max_connections: match source.text("ROOMCAST_MAX_CONNECTIONS") {
+            max_connections: match source.text("ROOMCAST_MAX_CONNECTIONS")? {
                 Some(_) => Some(source.number("ROOMCAST_MAX_CONNECTIONS", 1..=10_000_000)?),
                 None => None,
             },
@@ -179,267 +181,14 @@ impl Config {
             api_token: source.secret("ROOMCAST_API_TOKEN")?,
             metrics_token: source.secret("ROOMCAST_METRICS_TOKEN")?,
             conformance: source.switch("ROOMCAST_CONFORMANCE")?,
-            log: source
-                .text("RUST_LOG")
-                .unwrap_or_else(|| setting("RUST_LOG").default.to_owned()),
+            log: source.log()?,
         })
     }
-}
-
-/// The raw texts: flags first, then variables.
-struct Source<'a> {
-    flags: &'a clap::ArgMatches,
-    lookup: Lookup<'a>,
-}
-
-impl Source<'_> {
-    /// The text of a setting. An empty variable counts as unset, as platforms set it when a value is taken back.
-    fn text(&self, variable: &'static str) -> Option<String> {
-        let setting = setting(variable);
-        let flag = setting
-            .flag()
-            .and_then(|flag| self.flags.get_one::<String>(&flag).cloned());
-        flag.or_else(|| (self.lookup)(variable))
-            .filter(|text| !text.is_empty())
-    }
-
-    fn number<N>(&self, variable: &'static str, range: RangeInclusive<u64>) -> Result<N, ConfigError>
-    where
-        N: TryFrom<u64>,
-    {
-        let setting = setting(variable);
-        let text = self.text(variable).unwrap_or_else(|| setting.default.to_owned());
-        let number = text
-            .trim()
-            .parse::<u64>()
-            .ok()
-            .filter(|number| range.contains(number));
-        number
-            .and_then(|number| N::try_from(number).ok())
-            .ok_or_else(|| ConfigError::Value {
-                variable,
-                problem: format!("\"{text}\" is not in range"),
-                allowed: format!(
-                    "a whole number from {} to {} ({})",
-                    range.start(),
-                    range.end(),
-                    setting.unit
-                ),
-            })
-    }
-
-    fn seconds(&self, variable: &'static str, range: RangeInclusive<u64>) -> Result<Duration, ConfigError> {
-        self.number(variable, range).map(Duration::from_secs)
-    }
-
-    fn switch(&self, variable: &'static str) -> Result<bool, ConfigError> {
-        match self.text(variable).as_deref() {
-            None | Some("0" | "false") => Ok(false),
-            Some("1" | "true") => Ok(true),
-            Some(other) => Err(ConfigError::Value {
-                variable,
-                problem: format!("\"{other}\" is neither on nor off"),
-                allowed: "1, true, 0 or false".to_owned(),
-            }),
-        }
-    }
-
-    /// A secret from its variable, or from the file that `…_FILE` names.
-    fn secret(&self, variable: &'static str) -> Result<Option<Secret>, ConfigError> {
-        let file_variable = format!("{variable}_FILE");
-        let direct = self.text(variable);
-        let file = (self.lookup)(&file_variable).filter(|path| !path.is_empty());
-        match (direct, file) {
-            (Some(_), Some(_)) => Err(ConfigError::Conflict(format!(
-                "{variable} and {file_variable} are both set; allowed is one of them"
-            ))),
-            (Some(text), None) => Ok(Some(Secret(text))),
-            (None, Some(path)) => {
-                let text = read(variable, &format!("{file_variable}={path}"), Path::new(&path))?;
-                let text = text.trim_end_matches(['\r', '\n']).to_owned();
-                if text.is_empty() {
-                    return Err(ConfigError::Value {
-                        variable,
-                        problem: format!("the file {path} is empty"),
-                        allowed: "a file that contains the secret".to_owned(),
-                    });
-                }
-                Ok(Some(Secret(text)))
-            }
-            (None, None) => Ok(None),
-        }
-    }
-
-    fn host(&self) -> Result<String, ConfigError> {
-        let host = self
-            .text("HOST")
-            .unwrap_or_else(|| setting("HOST").default.to_owned());
-        if host
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || ".:-_[]%".contains(c))
-        {
-            return Ok(host.trim_matches(['[', ']']).to_owned());
-        }
-        Err(ConfigError::Value {
-            variable: "HOST",
-            problem: format!("\"{host}\" is no address"),
-            allowed: "an IP address or a host name, without port".to_owned(),
-        })
-    }
-
-    fn redis(&self) -> Result<Option<RedisConfig>, ConfigError> {
-        let insecure = self.switch("ROOMCAST_REDIS_INSECURE")?;
-        let ca_path = self.text("ROOMCAST_REDIS_CA").map(PathBuf::from);
-        let ca_pem = match &ca_path {
-            Some(path) => Some(read("ROOMCAST_REDIS_CA", &path.display().to_string(), path)?),
-            None => None,
-        };
-        let Some(url) = self.secret("REDIS_URL")? else {
-            return Ok(None);
-        };
-        if let Some(problem) = redis_url_problem(url.reveal()) {
-            return Err(ConfigError::Value {
-                variable: "REDIS_URL",
-                problem: format!("the URL {problem}"),
-                allowed: "redis://[user:password@]host[:port][/db] or rediss://… for TLS".to_owned(),
-            });
-        }
-        Ok(Some(RedisConfig {
-            url,
-            ca_pem,
-            insecure,
-        }))
-    }
-
-    fn prefix(&self) -> Result<String, ConfigError> {
-        let prefix = self.text("ROOMCAST_REDIS_PREFIX").unwrap_or_default();
-        if prefix.len() <= 255 && !prefix.chars().any(char::is_control) {
-            return Ok(prefix);
-        }
-        Err(ConfigError::Value {
-            variable: "ROOMCAST_REDIS_PREFIX",
-            problem: format!("\"{}\" cannot begin a channel's name", prefix.escape_debug()),
-            allowed: "at most 255 bytes of UTF-8 without control characters".to_owned(),
-        })
-    }
-
-    fn origins(&self) -> Result<Option<Vec<String>>, ConfigError> {
-        let Some(text) = self.text("ROOMCAST_ALLOWED_ORIGINS") else {
-            return Ok(None);
-        };
-        let origins: Vec<String> = text.split(',').map(|origin| origin.trim().to_owned()).collect();
-        match origins.iter().find(|origin| !is_origin(origin)) {
-            None => Ok(Some(origins)),
-            Some(wrong) => Err(ConfigError::Value {
-                variable: "ROOMCAST_ALLOWED_ORIGINS",
-                problem: format!("\"{wrong}\" is no origin"),
-                allowed: "a comma-separated list such as https://example.org,http://localhost:3000 (no path)"
-                    .to_owned(),
-            }),
-        }
-    }
-
-    fn token_keys(&self) -> Result<Option<TokenKeys>, ConfigError> {
-        let shared = self.key_pair(
-            TokenKeyKind::Shared,
-            "ROOMCAST_JWT_SECRET",
-            "ROOMCAST_JWT_SECRET_PREVIOUS",
-        )?;
-        let public = self.key_pair(
-            TokenKeyKind::Public,
-            "ROOMCAST_JWT_PUBLIC_KEY",
-            "ROOMCAST_JWT_PUBLIC_KEY_PREVIOUS",
-        )?;
-        if shared.is_some() && public.is_some() {
-            return Err(ConfigError::Conflict(
-                "ROOMCAST_JWT_SECRET and ROOMCAST_JWT_PUBLIC_KEY are both set; allowed is one of them, \
-                 because the key fixes the algorithm"
-                    .to_owned(),
-            ));
-        }
-        Ok(shared.or(public))
-    }
-
-    fn key_pair(
-        &self,
-        kind: TokenKeyKind,
-        variable: &'static str,
-        previous_variable: &'static str,
-    ) -> Result<Option<TokenKeys>, ConfigError> {
-        let current = self.secret(variable)?;
-        let previous = self.secret(previous_variable)?;
-        for (variable, key) in [(variable, &current), (previous_variable, &previous)] {
-            let unusable = kind == TokenKeyKind::Public
-                && key
-                    .as_ref()
-                    .is_some_and(|key| !key.reveal().contains("-----BEGIN PUBLIC KEY-----"));
-            if unusable {
-                return Err(ConfigError::Value {
-                    variable,
-                    problem: "the key cannot be used".to_owned(),
-                    allowed: "a public key in PEM form".to_owned(),
-                });
-            }
-        }
-        match (current, previous) {
-            (Some(current), previous) => Ok(Some(TokenKeys {
-                kind,
-                current,
-                previous,
-            })),
-            (None, None) => Ok(None),
-            (None, Some(_)) => Err(ConfigError::Conflict(format!(
-                "{previous_variable} is set without {variable}; the previous key is only accepted beside a current one"
-            ))),
-        }
-    }
-}
-
-fn setting(variable: &str) -> &'static Setting {
-    SETTINGS
-        .iter()
-        .find(|setting| setting.variable == variable)
-        .expect("every setting stands in the table")
-}
-
-fn read(variable: &'static str, shown: &str, path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|error| ConfigError::Value {
-        variable,
-        problem: format!("{shown} cannot be read: {error}"),
-        allowed: "the path of a readable text file".to_owned(),
-    })
-}
-
-/// What is wrong with a Redis URL, in words that contain nothing of it.
-fn redis_url_problem(url: &str) -> Option<&'static str> {
-    let rest = url
-        .strip_prefix("redis://")
-        .or_else(|| url.strip_prefix("rediss://"));
-    let Some(rest) = rest else {
-        return Some("does not begin with redis:// or rediss://");
-    };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = authority.rsplit('@').next().unwrap_or_default();
-    (host.is_empty() || host.starts_with(':')).then_some("names no host")
-}
-
-/// `scheme://host[:port]`, as browsers send it.
-fn is_origin(text: &str) -> bool {
-    let Some((scheme, host)) = text.split_once("://") else {
-        return false;
-    };
-    !scheme.is_empty()
-        && !host.is_empty()
-        && scheme
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
-        && !host
-            .chars()
-            .any(|c| c.is_whitespace() || c.is_control() || "/?#*,".contains(c))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::source::redis_url_problem;
     use super::*;
 
     fn load(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -447,7 +196,7 @@ mod tests {
             variables
                 .iter()
                 .find(|(variable, _)| *variable == name)
-                .map(|(_, value)| (*value).to_owned())
+                .map(|(_, value)| OsString::from(value))
         };
         Config::load(
             std::iter::once("roomcast").chain(arguments.iter().copied()),
@@ -534,7 +283,14 @@ mod tests {
 
     #[test]
     fn a_redis_url_needs_scheme_and_host() {
-        for url in ["localhost:6379", "redis://", "redis://:6379", "rediss://u:p@/0"] {
+        for url in [
+            "localhost:6379",
+            "redis://",
+            "redis://:6379",
+            "rediss://u:p@/0",
+            "redis://h:99999",
+            "redis://h/first",
+        ] {
             assert!(redis_url_problem(url).is_some(), "{url}");
         }
         for url in ["redis://localhost", "rediss://u:p@h:6380/1", "redis://[::1]:6379"] {

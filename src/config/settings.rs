@@ -243,7 +243,7 @@ pub const SETTINGS: &[Setting] = &[
         OPERATION,
         "RUST_LOG",
         "filter",
-        "info",
+        "warn,roomcast=info",
         "What is logged: error, warn, info, debug, trace, or module=level,…",
     ),
 ];

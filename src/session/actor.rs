@@ -1,7 +1,7 @@
 //! The session actor.
 //!
 //! - It speaks one dialect, fixed at the handshake, and sends nothing after its close frame.
-//! - Commands go through [`Lanes`]; answers and messages come back as [`Notice`]s through the worker's queue, in the
+//! - Commands go through `Lanes`; answers and messages come back as [`Notice`]s through the worker's queue, in the
 //!   registry's order.
 //! - Every error of the codec ends the session: bytes that the codec refuses are never consumed, so going on would
 //!   spin for ever.

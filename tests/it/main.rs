@@ -3,6 +3,8 @@
 //! - What a test starts it stops, also when it fails; ports are given out by the system.
 //! - Nothing waits for the clock: a condition is awaited with a deadline ([`support::eventually`]).
 //! - A missing redis-server or browser fails a test and never skips it.
+//! - They send signals to processes, so they run on Unix alone.
+#![cfg(unix)]
 
 mod brokers;
 mod browser;
@@ -11,4 +13,5 @@ mod nodes;
 mod program;
 mod slow;
 mod support;
+mod tidy;
 mod wire;

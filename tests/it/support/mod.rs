@@ -1,9 +1,12 @@
 //! What the tests are made of: nodes, brokers, clients, and waiting for conditions.
 
+pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod member;
 pub(crate) mod node;
 pub(crate) mod original;
+pub(crate) mod proxy;
+pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod tls;
 
@@ -43,6 +46,12 @@ where
         assert!(Instant::now() < deadline, "waited in vain for: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A turn of one's own among the tests that measure times or load the machine: held until it is dropped.
+pub(crate) async fn undisturbed() -> tokio::sync::MutexGuard<'static, ()> {
+    static TURNS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    TURNS.lock().await
 }
 
 /// A port that nobody listens on.

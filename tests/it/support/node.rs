@@ -3,27 +3,34 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_test::TestServer;
 use actix_web::App;
 use roomcast::config::Config;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{eventually, within};
+use super::{PATIENCE, eventually, within};
 
 /// A `roomcast` process.
 pub(crate) struct Node {
     child: Child,
     address: String,
+    banner: String,
     log: Arc<Mutex<String>>,
 }
 
 impl Node {
     /// Starts the program on a free port with these variables, and waits until it serves.
     pub(crate) async fn start(variables: &[(&str, &str)]) -> Self {
+        Self::start_with(&[], variables).await
+    }
+
+    /// [`Node::start`] with arguments.
+    pub(crate) async fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_roomcast"));
         command
+            .args(arguments)
             .env_clear()
             .envs([("HOST", "127.0.0.1"), ("PORT", "0"), ("ROOMCAST_WORKERS", "2")])
             .envs(variables.iter().copied())
@@ -44,7 +51,12 @@ impl Node {
             .unwrap_or_else(|| panic!("no address in {line:?}; log: {}", text(&log)))
             .to_owned();
         collect(stdout, Arc::default());
-        Self { child, address, log }
+        Self {
+            child,
+            address,
+            banner: line,
+            log,
+        }
     }
 
     /// [`Node::start`] on the Redis at this URL; waits until the node is ready.
@@ -52,6 +64,11 @@ impl Node {
         let node = Self::start(&[("REDIS_URL", url)]).await;
         node.ready().await;
         node
+    }
+
+    /// The line that the program announced itself with.
+    pub(crate) fn banner(&self) -> &str {
+        &self.banner
     }
 
     /// `host:port`.
@@ -144,14 +161,36 @@ pub(crate) async fn metric(url: &str, name: &str) -> u64 {
 
 /// Runs the program to its end. Its status and what it wrote to standard output and standard error.
 pub(crate) fn run_program(arguments: &[&str], variables: &[(&str, &str)]) -> (ExitStatus, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_roomcast"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roomcast"));
+    command
         .args(arguments)
         .env_clear()
-        .envs(variables.iter().copied())
-        .output()
+        .envs(variables.iter().copied());
+    run_to_end(command)
+}
+
+/// Runs a command that ends by itself.
+///
+/// # Panics
+/// If it does not within [`PATIENCE`]; it is ended then.
+pub(crate) fn run_to_end(mut command: Command) -> (ExitStatus, String, String) {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("the program starts");
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().expect("a process of ours").is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let ended = child.try_wait().expect("a process of ours").is_some();
+    let _ = child.kill();
+    let output = child.wait_with_output().expect("readable output");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    (output.status, text(output.stdout), text(output.stderr))
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    assert!(ended, "{command:?} does not end: {stdout} {stderr}");
+    (output.status, stdout, stderr)
 }
 
 /// A node within the test, on actix's test server and the embedded broker or the Redis that `variables` name.
@@ -160,7 +199,7 @@ pub(crate) fn test_server(variables: &[(&str, &str)]) -> TestServer {
         variables
             .iter()
             .find(|(variable, _)| *variable == name)
-            .map(|(_, value)| (*value).to_owned())
+            .map(|(_, value)| value.into())
     };
     let config = Config::load(["roomcast"], &lookup).expect("good settings");
     let (node, _, _) = roomcast::assemble(config).expect("a broker");
@@ -170,9 +209,9 @@ pub(crate) fn test_server(variables: &[(&str, &str)]) -> TestServer {
     })
 }
 
-/// The `ws://` address of a path on a test server.
+/// `ws://host:port` of a test server.
 pub(crate) fn ws_url(server: &TestServer) -> String {
-    server.url("").replacen("http", "ws", 1)
+    format!("ws://{}", server.addr())
 }
 
 fn collect(mut source: impl Read + Send + 'static, target: Arc<Mutex<String>>) {
