@@ -49,7 +49,8 @@ impl Hub {
         let (max_rooms, registry_metrics) = (config.max_rooms, metrics.clone());
         let arbiter = Arbiter::new();
         let registry = RoomRegistry::start_in_arbiter(&arbiter.handle(), move |_| {
-            RoomRegistry::new(broker, max_rooms, registry_metrics, alive)
+            let start_link = Box::new(move |events| broker.start(events));
+            RoomRegistry::new(start_link, max_rooms, registry_metrics, alive)
         });
         let hub = Self {
             registry,

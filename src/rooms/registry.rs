@@ -19,7 +19,7 @@ use super::ledger::Ledger;
 use super::table::{JoinOutcome, LeaveOutcome, RoomTable, Waiter};
 use super::worker::{Dispatch, DispatchSender};
 use super::{Abort, Disconnect, Join, Leave, NotJoined, Notice, RoomEvent, SessionId, Ticket, WorkerId};
-use crate::broker::{Broker, LinkCommand, LinkEvent, RoomMessage};
+use crate::broker::{LinkCommand, LinkEvent, RoomMessage};
 use crate::metrics::Metrics;
 use crate::protocol::{Dialect, RoomName};
 use crate::throttle::Throttle;
@@ -40,7 +40,7 @@ pub struct RoomRegistry {
     ledger: Ledger,
     workers: HashMap<WorkerId, DispatchSender>,
     /// Until the actor has started.
-    broker: Option<Broker>,
+    start_link: Option<StartLink>,
     link: Option<Recipient<LinkCommand>>,
     /// Joins that wait, oldest first; one that has been answered is passed over.
     deadlines: VecDeque<(Instant, SessionId, RoomName, Ticket)>,
@@ -49,6 +49,9 @@ pub struct RoomRegistry {
     metrics: Arc<Metrics>,
     _alive: oneshot::Sender<()>,
 }
+
+/// Starts the broker's link, on the current thread. Events go to the given recipient; its only address comes back.
+pub(super) type StartLink = Box<dyn FnOnce(Recipient<LinkEvent>) -> Recipient<LinkCommand> + Send>;
 
 /// A worker that will run sessions.
 #[derive(Message)]
@@ -67,7 +70,7 @@ struct Flush;
 
 impl RoomRegistry {
     pub(super) fn new(
-        broker: Broker,
+        start_link: StartLink,
         max_rooms: usize,
         metrics: Arc<Metrics>,
         alive: oneshot::Sender<()>,
@@ -76,7 +79,7 @@ impl RoomRegistry {
             table: RoomTable::new(max_rooms),
             ledger: Ledger::default(),
             workers: HashMap::new(),
-            broker: Some(broker),
+            start_link: Some(start_link),
             link: None,
             deadlines: VecDeque::new(),
             flush_requested: false,
@@ -241,8 +244,8 @@ impl Actor for RoomRegistry {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let broker = self.broker.take().expect("an actor starts once");
-        self.link = Some(broker.start(ctx.address().recipient()));
+        let start_link = self.start_link.take().expect("an actor starts once");
+        self.link = Some(start_link(ctx.address().recipient()));
         ctx.run_interval(TICK, Self::tick);
     }
 }
@@ -413,3 +416,6 @@ impl Handler<Flush> for RoomRegistry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! Who is told what, and in which order: the registry between a stub of the link and a stub of a worker.
+
+use actix::prelude::{Addr, Recipient};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::*;
+use crate::protocol::Content;
+
+const WORKER: WorkerId = WorkerId(0);
+
+/// A link that does nothing but write down what it is told.
+struct StubLink(mpsc::UnboundedSender<LinkCommand>);
+
+impl Actor for StubLink {
+    type Context = Context<Self>;
+}
+
+impl Handler<LinkCommand> for StubLink {
+    type Result = ();
+
+    fn handle(&mut self, command: LinkCommand, _: &mut Self::Context) {
+        self.0.send(command).expect("the test listens");
+    }
+}
+
+/// A registry with a stub on either side.
+struct Stage {
+    registry: Addr<RoomRegistry>,
+    commands: mpsc::UnboundedReceiver<LinkCommand>,
+    dispatches: mpsc::UnboundedReceiver<Dispatch>,
+    _end: oneshot::Receiver<()>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let (command_log, commands) = mpsc::unbounded_channel();
+        let (dispatch_queue, dispatches) = mpsc::unbounded_channel();
+        let (alive, end) = oneshot::channel();
+        let link: Recipient<LinkCommand> = StubLink(command_log).start().recipient();
+        let registry = RoomRegistry::new(Box::new(move |_| link), 2, Arc::default(), alive).start();
+        registry.do_send(AddWorker(WORKER, dispatch_queue));
+        Self {
+            registry,
+            commands,
+            dispatches,
+            _end: end,
+        }
+    }
+
+    /// With a link, and with these sessions as members of the room.
+    async fn with_members(room: &RoomName, members: &[SessionId]) -> Self {
+        let mut stage = Self::new();
+        stage.registry.do_send(LinkEvent::Up { generation: 1 });
+        for session in members {
+            stage.join(*session, room, Dialect::V1);
+        }
+        stage.command().await;
+        stage.opened(1, room);
+        for _ in members {
+            stage.dispatch().await;
+        }
+        stage
+    }
+
+    fn join(&self, session: SessionId, room: &RoomName, dialect: Dialect) {
+        self.registry.do_send(Join {
+            session,
+            room: room.clone(),
+            ticket: 7,
+            dialect,
+        });
+    }
+
+    fn leave(&self, session: SessionId, room: &RoomName) {
+        self.registry.do_send(Leave {
+            session,
+            room: room.clone(),
+            ticket: 8,
+        });
+    }
+
+    fn opened(&self, generation: u64, room: &RoomName) {
+        self.registry.do_send(LinkEvent::Opened {
+            generation,
+            rooms: vec![room.clone()],
+        });
+    }
+
+    fn message(&self, room: &RoomName, text: &'static str) {
+        let message = RoomMessage {
+            room: room.clone(),
+            content: Content::text(text),
+            sender: None,
+            session: None,
+            time: None,
+        };
+        self.registry.do_send(LinkEvent::Messages(vec![message]));
+    }
+
+    async fn command(&mut self) -> String {
+        let command = timeout(Duration::from_secs(5), self.commands.recv())
+            .await
+            .expect("a command in time");
+        match command.expect("the link lives") {
+            LinkCommand::Subscribe { generation, rooms } => format!("subscribe {generation} {rooms:?}"),
+            LinkCommand::Unsubscribe { generation, rooms } => {
+                format!("unsubscribe {generation} {rooms:?}")
+            }
+        }
+    }
+
+    async fn dispatch(&mut self) -> String {
+        let dispatch = timeout(Duration::from_secs(5), self.dispatches.recv())
+            .await
+            .expect("a dispatch in time");
+        match dispatch.expect("the registry lives") {
+            Dispatch::One(session, notice) => format!("{session} {notice:?}"),
+            Dispatch::Room { members, events } => {
+                let frames: Vec<_> = events
+                    .iter()
+                    .filter_map(|event| event.frame(Dialect::V1))
+                    .collect();
+                format!("{members:?} {frames:?}")
+            }
+            Dispatch::All(notice) => format!("all {notice:?}"),
+        }
+    }
+
+    /// Whatever was sent before has been handled when this returns, and nobody was told anything.
+    async fn assert_nobody_told(&mut self) {
+        self.registry
+            .send(Abort {
+                session: session(99),
+                room: room("none"),
+                ticket: 0,
+                reason: NotJoined::Cancelled,
+            })
+            .await
+            .expect("the registry lives");
+        assert!(self.dispatches.try_recv().is_err());
+    }
+}
+
+fn room(name: &str) -> RoomName {
+    RoomName::new(name).expect("a valid name")
+}
+
+fn session(serial: u64) -> SessionId {
+    SessionId::new(WORKER, serial)
+}
+
+#[actix::test]
+async fn a_session_is_told_that_it_joined_once_the_broker_has_confirmed_and_before_any_message() {
+    let (mut stage, r) = (Stage::new(), room("r"));
+    stage.registry.do_send(LinkEvent::Up { generation: 1 });
+    stage.join(session(1), &r, Dialect::V1);
+    assert_eq!(stage.command().await, r#"subscribe 1 ["r"]"#);
+    stage.message(&r, "too early");
+    stage.assert_nobody_told().await;
+    stage.opened(1, &r);
+    stage.message(&r, "hi");
+    assert_eq!(stage.dispatch().await, "0-1 Joined(7)");
+    assert!(stage.dispatch().await.contains(r#"\"message\":\"hi\""#));
+}
+
+#[actix::test]
+async fn the_last_one_out_unsubscribes_and_nothing_of_the_room_follows() {
+    let r = room("r");
+    let mut stage = Stage::with_members(&r, &[session(1), session(2)]).await;
+    stage.leave(session(1), &r);
+    assert_eq!(stage.dispatch().await, "0-1 Left(8)");
+    stage.leave(session(2), &r);
+    stage.message(&r, "too late");
+    assert_eq!(stage.dispatch().await, "0-2 Left(8)");
+    assert_eq!(stage.command().await, r#"unsubscribe 1 ["r"]"#);
+    stage.assert_nobody_told().await;
+}
+
+#[actix::test]
+async fn one_who_comes_as_the_last_one_leaves_is_let_in_at_once() {
+    let r = room("r");
+    let mut stage = Stage::with_members(&r, &[session(1)]).await;
+    stage.leave(session(1), &r);
+    stage.join(session(2), &r, Dialect::V1);
+    assert_eq!(stage.dispatch().await, "0-1 Left(8)");
+    assert_eq!(stage.dispatch().await, "0-2 Joined(7)");
+    stage.assert_nobody_told().await;
+    assert!(
+        stage.commands.try_recv().is_err(),
+        "the two cancel each other out"
+    );
+}
+
+#[actix::test]
+async fn after_a_loss_members_are_told_of_a_gap_and_newcomers_are_not() {
+    let r = room("r");
+    let mut stage = Stage::with_members(&r, &[session(1)]).await;
+    stage.registry.do_send(LinkEvent::Down);
+    stage.join(session(2), &r, Dialect::V1);
+    stage.registry.do_send(LinkEvent::Up { generation: 2 });
+    assert_eq!(stage.command().await, r#"subscribe 2 ["r"]"#);
+    stage.opened(1, &r);
+    stage.assert_nobody_told().await;
+    stage.opened(2, &r);
+    let gap = stage.dispatch().await;
+    assert!(
+        gap.starts_with("[SessionId(0-1)]") && gap.contains("gap"),
+        "{gap}"
+    );
+    assert_eq!(stage.dispatch().await, "0-2 Joined(7)");
+}
+
+#[actix::test]
+async fn a_plain_session_does_not_wait_for_a_link_and_is_a_member_when_it_is_back() {
+    let (mut stage, r) = (Stage::new(), room("r"));
+    stage.join(session(1), &r, Dialect::Plain);
+    assert_eq!(stage.dispatch().await, "0-1 Deferred(7)");
+    stage.registry.do_send(LinkEvent::Up { generation: 1 });
+    stage.command().await;
+    stage.opened(1, &r);
+    stage.message(&r, "hi");
+    assert!(stage.dispatch().await.starts_with("[SessionId(0-1)]"));
+}
+
+#[actix::test]
+async fn a_session_that_is_gone_leaves_its_rooms() {
+    let r = room("r");
+    let mut stage = Stage::with_members(&r, &[session(1)]).await;
+    stage.registry.do_send(Disconnect { session: session(1) });
+    assert_eq!(stage.command().await, r#"unsubscribe 1 ["r"]"#);
+}
+
+#[actix::test]
+async fn a_refused_room_disappoints_those_who_wait() {
+    let (mut stage, r) = (Stage::new(), room("r"));
+    stage.registry.do_send(LinkEvent::Up { generation: 1 });
+    stage.join(session(1), &r, Dialect::V1);
+    stage.command().await;
+    stage.registry.do_send(LinkEvent::Refused {
+        generation: 1,
+        room: r,
+        reason: "no".to_owned(),
+    });
+    assert_eq!(stage.dispatch().await, r#"0-1 NotJoined(7, Unavailable("no"))"#);
+}
+
+#[actix::test]
+async fn a_session_in_as_many_rooms_as_it_may_be_is_told_so() {
+    let mut stage = Stage::with_members(&room("a"), &[session(1)]).await;
+    stage.join(session(1), &room("b"), Dialect::V1);
+    stage.join(session(1), &room("c"), Dialect::V1);
+    assert_eq!(stage.dispatch().await, "0-1 NotJoined(7, RoomLimit(2))");
+}
