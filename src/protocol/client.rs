@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::server::ErrorCode;
+use super::error::ErrorCode;
 use super::{Content, Dialect, RoomName, RoomNameError, excerpt};
 
 /// The longest `id` that is a string, in bytes.

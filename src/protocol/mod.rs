@@ -2,13 +2,14 @@
 //!
 //! - [`client`] reads a text frame into a command or into an error that says what would be right.
 //! - [`server`] writes the frames of both dialects.
-//! - [`close`] lists the close codes and whether the client may come back.
+//! - [`error`] lists the error codes, [`close`] the close codes and whether the client may come back.
 //!
 //! Everything that arrives from outside passes through a type of this module before another module sees it:
 //! a [`RoomName`] that exists is a valid one.
 
 pub mod client;
 pub mod close;
+pub mod error;
 pub mod server;
 
 use std::fmt;

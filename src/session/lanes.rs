@@ -13,7 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
 use crate::protocol::client::RequestId;
-use crate::protocol::server::{ErrorCode, Outcome};
+use crate::protocol::error::{ErrorCode, Outcome};
 use crate::protocol::{Content, RoomName};
 use crate::rooms::Ticket;
 

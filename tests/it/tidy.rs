@@ -148,7 +148,7 @@ fn the_readme_lists_every_setting_with_its_default() {
 #[test]
 fn the_protocol_page_lists_every_error_code() {
     let page = document("docs/protocol.md");
-    let codes = match_arms("protocol/server.rs", |value| {
+    let codes = match_arms("protocol/error.rs", |value| {
         value.strip_prefix('"')?.strip_suffix('"').map(str::to_owned)
     });
     for code in codes {
