@@ -64,6 +64,16 @@ async fn two_people_in_two_windows_talk_and_the_console_stays_clean() {
 
     assert_eq!(ann.console().await, Vec::<String>::new());
     assert_eq!(ben.console().await, Vec::<String>::new());
+    // It would have been seen: the page may not even run a script that it contains itself.
+    let inline =
+        "document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = true'}))";
+    ann.run(inline, vec![]).await;
+    eventually("a violation of the page's policy", async || {
+        let console = ann.console().await.join("");
+        console.contains("Content Security Policy").then_some(())
+    })
+    .await;
+    assert_eq!(ann.run("return window.ran ?? null", vec![]).await, json!(null));
 }
 
 #[actix::test]
