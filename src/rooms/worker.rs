@@ -28,7 +28,7 @@ use crate::protocol::close::CloseCode;
 const TURN_DELIVERIES: usize = 4_096;
 
 /// Members of a large room whose mailboxes are filled before they are polled.
-const CHUNK_MEMBERS: usize = 64;
+const CHUNK_MEMBERS: usize = 16;
 
 /// Bytes that one session is sent in one turn, as far as whole dispatches allow.
 const TURN_BYTES: usize = 128 * 1024;
