@@ -285,7 +285,6 @@ impl Handler<Join> for RoomRegistry {
                 session,
                 ticket: Some(ticket),
                 dialect,
-                deadline,
             },
         ) {
             JoinOutcome::RoomsFull => {

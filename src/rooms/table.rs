@@ -8,7 +8,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
@@ -39,8 +38,6 @@ pub struct Waiter {
     pub ticket: Option<Ticket>,
     /// How it takes waiting.
     pub dialect: Dialect,
-    /// When its patience ends.
-    pub deadline: Instant,
 }
 
 /// What a join changed.
@@ -51,7 +48,7 @@ pub enum JoinOutcome {
     FirstIn,
     /// It waits; the room was occupied.
     Waits,
-    /// It is an occupant already. A waiting one has its ticket and deadline replaced.
+    /// It is an occupant already. A waiting one has its ticket replaced.
     AlreadyIn {
         /// It is a member.
         admitted: bool,
@@ -288,7 +285,6 @@ mod tests {
             session: session(number),
             ticket: Some(u64::from(number)),
             dialect: Dialect::V1,
-            deadline: Instant::now(),
         }
     }
 
