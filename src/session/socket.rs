@@ -40,7 +40,14 @@ impl SocketHandle {
             let _ = socket.set_tcp_notsent_lowat(UNSENT_LOW_WATER);
         }
         #[cfg(not(target_os = "linux"))]
-        let _ = socket.set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(USER_TIMEOUT));
+        {
+            // The nearest that every other system has: an idle peer is asked whether it is still there.
+            let keepalive = socket2::TcpKeepalive::new().with_time(USER_TIMEOUT);
+            // Windows takes an interval that is not named as zero and not as its default.
+            #[cfg(windows)]
+            let keepalive = keepalive.with_interval(Duration::from_secs(1));
+            let _ = socket.set_tcp_keepalive(&keepalive);
+        }
         #[cfg(unix)]
         let raw = std::os::fd::AsRawFd::as_raw_fd(stream);
         #[cfg(windows)]
