@@ -31,12 +31,16 @@ pub struct Metrics {
     pub evictions: Family<EvictionLabel, Counter>,
     /// Payloads on a room's channel that are not ours to understand.
     pub payloads_dropped: Counter,
+    /// Messages that were dropped because the sessions were too far behind.
+    pub messages_missed: Counter,
     /// Attempts to connect to Redis.
     pub redis_dials: Counter,
     /// Redis connections that were lost.
     pub redis_losses: Counter,
     /// Bytes of publishes that are not answered yet.
     pub publish_queue_bytes: Gauge,
+    /// Bytes of messages between the broker's link and the sessions' mailboxes.
+    pub transit_bytes: Gauge,
 }
 
 /// The code of an error frame.
@@ -90,9 +94,11 @@ impl Default for Metrics {
         let errors = Family::default();
         let evictions = Family::default();
         let payloads_dropped = Counter::default();
+        let messages_missed = Counter::default();
         let redis_dials = Counter::default();
         let redis_losses = Counter::default();
         let publish_queue_bytes = Gauge::default();
+        let transit_bytes = Gauge::default();
         registry.register("sessions", "Open WebSocket sessions", sessions.clone());
         registry.register("rooms", "Rooms occupied on this node", rooms.clone());
         registry.register(
@@ -126,6 +132,11 @@ impl Default for Metrics {
             "Payloads on a channel not understood",
             payloads_dropped.clone(),
         );
+        registry.register(
+            "messages_missed",
+            "Messages dropped because the sessions were too far behind; with history they are read again",
+            messages_missed.clone(),
+        );
         registry.register("redis_dials", "Attempts to connect to Redis", redis_dials.clone());
         registry.register("redis_losses", "Redis connections lost", redis_losses.clone());
         registry.register_with_unit(
@@ -133,6 +144,12 @@ impl Default for Metrics {
             "Publishes that are not answered yet",
             Unit::Bytes,
             publish_queue_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "transit",
+            "Messages between the broker's link and the sessions' mailboxes",
+            Unit::Bytes,
+            transit_bytes.clone(),
         );
         Self {
             registry,
@@ -145,9 +162,11 @@ impl Default for Metrics {
             errors,
             evictions,
             payloads_dropped,
+            messages_missed,
             redis_dials,
             redis_losses,
             publish_queue_bytes,
+            transit_bytes,
         }
     }
 }

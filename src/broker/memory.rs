@@ -2,15 +2,24 @@
 //!
 //! It keeps the contract of [`super`] to the letter, so that a node behaves alike on both brokers: subscriptions are
 //! confirmed, a message reaches the registry as an event of the link and only for rooms that are subscribed, and a
-//! publish is answered after its message has entered the link's order.
+//! publish is answered after its message has entered the link's order. What it remembers ends with the process
+//! ([`store`]).
+
+mod store;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use actix::prelude::{Actor, Context, Handler, Recipient};
+use actix::prelude::{Actor, AsyncContext, Context, Handler, Recipient};
+use tokio::time::sleep;
 
+use self::store::{Published, Store};
 use super::health::Health;
-use super::{LinkCommand, LinkEvent, Publish, PublishOutcome, PublishQueue, RoomMessage};
+use super::history::ReadOutcome;
+use super::{LinkCommand, LinkEvent, Publish, PublishOutcome, PublishQueue, Transit};
+use crate::config::Retention;
+use crate::metrics::Metrics;
 use crate::protocol::RoomName;
 
 /// The one link there ever is.
@@ -19,9 +28,14 @@ const GENERATION: u64 = 1;
 /// Publishes that are taken from the queue at once.
 const MAX_BATCH: usize = 256;
 
+/// How often what has expired is given back.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(5);
+
 /// The link of the embedded broker.
 pub(crate) struct MemoryLink {
     subscribed: HashSet<RoomName>,
+    store: Store,
+    metrics: Arc<Metrics>,
     events: Recipient<LinkEvent>,
     health: Arc<Health>,
 }
@@ -30,46 +44,63 @@ impl MemoryLink {
     pub(crate) fn start(
         queue: PublishQueue,
         events: Recipient<LinkEvent>,
+        retention: Retention,
         health: Arc<Health>,
+        metrics: Arc<Metrics>,
     ) -> Recipient<LinkCommand> {
         let link = Self {
             subscribed: HashSet::new(),
+            store: Store::new(retention),
+            metrics: metrics.clone(),
             events,
             health,
         }
         .start();
-        actix::spawn(carry(queue, link.clone().recipient()));
+        actix::spawn(carry(queue, link.clone().recipient(), metrics));
         link.recipient()
     }
 
     fn accept(&mut self, batch: Vec<Publish>) {
-        let mut messages = Vec::new();
+        let now = Instant::now();
+        let mut arrivals = Vec::new();
         let mut answers = Vec::with_capacity(batch.len());
-        for Publish { message, answer, .. } in batch {
-            if self.subscribed.contains(&message.room) {
-                messages.push(message);
-            }
-            answers.push(answer);
+        for Publish {
+            message, key, answer, ..
+        } in batch
+        {
+            let room = message.room.clone();
+            let position = match self.store.publish(message, key, now) {
+                Published::New(arrival, position) => {
+                    if self.subscribed.contains(&room) {
+                        arrivals.push(arrival);
+                    }
+                    position
+                }
+                Published::Repeated(position) => position,
+            };
+            answers.push((answer, position));
         }
-        self.tell(messages);
-        for answer in answers {
-            answer.give(PublishOutcome::Accepted);
+        if !arrivals.is_empty() {
+            let transit = Transit::begin(&arrivals, &self.metrics);
+            self.events.do_send(LinkEvent::Messages(arrivals, transit));
         }
-    }
-
-    fn tell(&self, messages: Vec<RoomMessage>) {
-        if !messages.is_empty() {
-            self.events.do_send(LinkEvent::Messages(messages));
+        for (answer, position) in answers {
+            answer.give(PublishOutcome::Accepted(position));
         }
     }
 }
 
-/// Hands publishes to the link in batches and waits for each, so that its mailbox never holds more than one.
-async fn carry(mut queue: PublishQueue, link: Recipient<Accept>) {
+/// Hands publishes to the link in batches and waits for each, so that its mailbox never holds more than one. While too
+/// much is on its way to the sessions, publishes wait.
+async fn carry(mut queue: PublishQueue, link: Recipient<Accept>, metrics: Arc<Metrics>) {
+    const LOOK_INTERVAL: Duration = Duration::from_millis(1);
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
         if link.send(Accept(std::mem::take(&mut batch))).await.is_err() {
             return;
+        }
+        while Transit::is_full(&metrics) {
+            sleep(LOOK_INTERVAL).await;
         }
     }
 }
@@ -81,7 +112,12 @@ struct Accept(Vec<Publish>);
 impl Actor for MemoryLink {
     type Context = Context<Self>;
 
-    fn started(&mut self, _: &mut Self::Context) {
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(EXPIRY_INTERVAL, |link, _| {
+            let subscribed = &link.subscribed;
+            link.store
+                .expire(Instant::now(), |room| subscribed.contains(room));
+        });
         self.health.embedded();
         self.events.do_send(LinkEvent::Up {
             generation: GENERATION,
@@ -111,6 +147,15 @@ impl Handler<LinkCommand> for MemoryLink {
                     self.subscribed.remove(room);
                 }
                 LinkEvent::Closed { generation, rooms }
+            }
+            LinkCommand::Read(requests) => {
+                let now = Instant::now();
+                let outcomes = requests.into_iter().map(|request| ReadOutcome {
+                    id: request.id,
+                    page: Ok(self.store.read(&request, now)),
+                    room: request.room,
+                });
+                LinkEvent::Read(outcomes.collect())
             }
         };
         self.events.do_send(event);

@@ -9,10 +9,13 @@
 //! - A command names the link (`generation`) that it was meant for; one for another link is dropped.
 //! - Every publish is answered exactly once, even if the thread that holds it dies.
 //! - There is no way around the broker: a node hears its own messages from it.
+//! - With history a message is numbered in its room when it is published, and the past can be read
+//!   ([`history`]). A message may arrive on the link before or after a page that contains it.
 //!
 //! Two brokers keep this contract: `memory` in the process and `redis`.
 
 pub mod health;
+pub mod history;
 mod memory;
 mod redis;
 
@@ -20,15 +23,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use actix::{Message as ActixMessage, Recipient};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
 
 use self::health::Health;
-use crate::config::Config;
+use self::history::{Arrival, ReadOutcome, ReadRequest};
+use crate::config::{Config, Retention};
 use crate::metrics::Metrics;
-use crate::protocol::{Content, RoomName};
+use crate::protocol::{Content, IdempotenceKey, Position, RoomName};
 
 /// Bytes of publishes that may wait in this process; more are refused.
 pub const MAX_QUEUED_PUBLISH_BYTES: i64 = 64 * 1024 * 1024;
+
+/// Bytes of messages that may be between the link and the sessions' mailboxes. Beyond, a link drops what comes and says
+/// so ([`LinkEvent::Missed`]), or takes nothing more.
+pub const MAX_TRANSIT_BYTES: i64 = 64 * 1024 * 1024;
 
 /// A message on its way through a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +50,8 @@ pub struct RoomMessage {
     pub sender: Option<Box<str>>,
     /// The publishing session, if it was one of ours.
     pub session: Option<Box<str>>,
-    /// When it was published, in Unix milliseconds; absent if others published it.
+    /// When it was published, in Unix milliseconds, by the clock of the broker with history and of the node without;
+    /// absent if others published it.
     pub time: Option<u64>,
 }
 
@@ -61,8 +71,8 @@ impl RoomMessage {
 /// What became of a publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishOutcome {
-    /// The broker has it.
-    Accepted,
+    /// The broker has it. With history, this is its place; a repeated publish gets that of the first.
+    Accepted(Option<Position>),
     /// It is certainly not published. The text says why.
     Refused(String),
     /// It is perhaps published. The text says why this is not known.
@@ -106,22 +116,56 @@ impl std::fmt::Debug for Answer {
 #[derive(Debug)]
 pub struct Publish {
     pub(crate) message: RoomMessage,
+    /// Its sender may repeat it: it is published once for each key, room and user.
+    pub(crate) key: Option<IdempotenceKey>,
     pub(crate) answer: Answer,
     /// When its sender began to wait; the deadline of its answer counts from then.
     pub(crate) since: Instant,
     _held: Held,
 }
 
-/// Bytes that are given back when the publish they belong to is done with.
+/// Bytes that are given back when what they belong to is done with.
 #[derive(Debug)]
 struct Held {
     bytes: i64,
-    metrics: Arc<Metrics>,
+    queue: Gauge,
+}
+
+impl Held {
+    /// Counts the bytes in a queue. Returns what was in it before, too.
+    fn new(bytes: usize, queue: &Gauge) -> (Self, i64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let before = queue.inc_by(bytes);
+        let queue = queue.clone();
+        (Self { bytes, queue }, before)
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.metrics.publish_queue_bytes.dec_by(self.bytes);
+        self.queue.dec_by(self.bytes);
+    }
+}
+
+/// Bytes of messages that are between the link and the sessions' mailboxes, until the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Transit {
+    _held: Arc<Held>,
+}
+
+impl Transit {
+    /// Counts what these messages take. Whether more may follow is told by [`Transit::is_full`].
+    pub(crate) fn begin(arrivals: &[Arrival], metrics: &Metrics) -> Self {
+        let bytes = arrivals.iter().map(|arrival| arrival.message.cost()).sum();
+        let (held, _) = Held::new(bytes, &metrics.transit_bytes);
+        Self {
+            _held: Arc::new(held),
+        }
+    }
+
+    /// Whether so much is on its way that nothing should follow for now.
+    pub(crate) fn is_full(metrics: &Metrics) -> bool {
+        metrics.transit_bytes.get() >= MAX_TRANSIT_BYTES
     }
 }
 
@@ -133,16 +177,11 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Queues a message; what becomes of it goes to `answer`, in a time that counts from `since`. A message that does not fit into
-    /// [`MAX_QUEUED_PUBLISH_BYTES`] is refused at once.
-    pub fn publish(&self, message: RoomMessage, since: Instant, answer: Answer) {
-        let bytes = i64::try_from(message.cost()).unwrap_or(i64::MAX);
-        let queued_before = self.metrics.publish_queue_bytes.inc_by(bytes);
-        let held = Held {
-            bytes,
-            metrics: self.metrics.clone(),
-        };
-        if queued_before.saturating_add(bytes) > MAX_QUEUED_PUBLISH_BYTES {
+    /// Queues a message; what becomes of it goes to `answer`, in a time that counts from `since`. A message that does not
+    /// fit into [`MAX_QUEUED_PUBLISH_BYTES`] is refused at once.
+    pub fn publish(&self, message: RoomMessage, key: Option<IdempotenceKey>, since: Instant, answer: Answer) {
+        let (held, queued_before) = Held::new(message.cost(), &self.metrics.publish_queue_bytes);
+        if queued_before + held.bytes > MAX_QUEUED_PUBLISH_BYTES {
             answer.give(PublishOutcome::Refused(
                 "this node's queue to the broker is full".to_owned(),
             ));
@@ -150,6 +189,7 @@ impl Publisher {
         }
         let publish = Publish {
             message,
+            key,
             answer,
             since,
             _held: held,
@@ -183,6 +223,8 @@ pub enum LinkCommand {
         /// Rooms that the link is subscribed to.
         rooms: Vec<RoomName>,
     },
+    /// Read the past of these rooms. Each request is answered once, in a [`LinkEvent::Read`]; it needs no link.
+    Read(Vec<ReadRequest>),
 }
 
 /// What the link has to tell.
@@ -220,7 +262,11 @@ pub enum LinkEvent {
         reason: String,
     },
     /// Messages in the order in which the broker sent them.
-    Messages(Vec<RoomMessage>),
+    Messages(Vec<Arrival>, Transit),
+    /// Messages of these rooms had to be dropped, because more came than was handled.
+    Missed(Vec<RoomName>),
+    /// What was read.
+    Read(Vec<ReadOutcome>),
 }
 
 /// Why no broker could be made of the configuration.
@@ -236,6 +282,7 @@ pub struct Broker {
     publisher: Publisher,
     queue: PublishQueue,
     kind: Kind,
+    retention: Retention,
     health: Arc<Health>,
 }
 
@@ -265,6 +312,7 @@ impl Broker {
             publisher,
             queue,
             kind,
+            retention: config.retention,
             health,
         })
     }
@@ -295,7 +343,10 @@ impl Broker {
     /// Starts the broker on the current arbiter. Its events go to `events`; the link's only address is returned.
     pub fn start(self, events: Recipient<LinkEvent>) -> Recipient<LinkCommand> {
         match self.kind {
-            Kind::Memory => memory::MemoryLink::start(self.queue, events, self.health),
+            Kind::Memory => {
+                let metrics = self.publisher.metrics;
+                memory::MemoryLink::start(self.queue, events, self.retention, self.health, metrics)
+            }
             Kind::Redis(broker) => broker.start(self.queue, events),
         }
     }

@@ -71,6 +71,25 @@ pub struct RedisConfig {
     pub insecure: bool,
 }
 
+/// What the broker keeps of the past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Messages per room; 0 switches history off.
+    pub size: u64,
+    /// How long a room's messages are kept after its last publish.
+    pub ttl: Duration,
+    /// How long the key of a publish is remembered.
+    pub key_ttl: Duration,
+}
+
+impl Retention {
+    /// Whether there is history at all.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.size > 0
+    }
+}
+
 /// The checked configuration of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -84,12 +103,8 @@ pub struct Config {
     pub redis: Option<RedisConfig>,
     /// Put before a room's name to get its channel.
     pub redis_prefix: String,
-    /// Messages that are kept per room; 0 keeps none.
-    pub history_size: u64,
-    /// How long a room's messages are kept after its last publish.
-    pub history_ttl: Duration,
-    /// How long the key of a publish is remembered.
-    pub key_ttl: Duration,
+    /// What the broker keeps of the past.
+    pub retention: Retention,
     /// Bytes of text in a message.
     pub max_message: usize,
     /// Bytes that may wait to be sent to one session.
@@ -163,9 +178,11 @@ impl Config {
             },
             redis: source.redis()?,
             redis_prefix: source.prefix()?,
-            history_size: source.number("ROOMCAST_HISTORY_SIZE", 0..=1_000_000)?,
-            history_ttl: source.seconds("ROOMCAST_HISTORY_TTL", 1..=604_800)?,
-            key_ttl: source.seconds("ROOMCAST_KEY_TTL", 1..=604_800)?,
+            retention: Retention {
+                size: source.number("ROOMCAST_HISTORY_SIZE", 0..=1_000_000)?,
+                ttl: source.seconds("ROOMCAST_HISTORY_TTL", 1..=604_800)?,
+                key_ttl: source.seconds("ROOMCAST_KEY_TTL", 1..=604_800)?,
+            },
             max_message: source.number("ROOMCAST_MAX_MESSAGE", 1..=16_777_216)?,
             max_backlog: source.number("ROOMCAST_MAX_BACKLOG", 1_024..=1_073_741_824)?,
             max_rooms: source.number("ROOMCAST_MAX_ROOMS", 1..=1_000_000)?,
@@ -218,7 +235,7 @@ mod tests {
         assert_eq!(config.max_backlog, 1_048_576);
         assert_eq!(config.rate, None);
         assert_eq!(config.heartbeat, Duration::from_secs(25));
-        assert_eq!(config.history_size, 1_000);
+        assert_eq!(config.retention.size, 1_000);
     }
 
     #[test]

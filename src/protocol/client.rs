@@ -14,7 +14,10 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::ErrorCode;
-use super::{Content, Dialect, RoomName, RoomNameError, excerpt};
+use super::{
+    Content, Dialect, Epoch, IdempotenceKey, MAX_KEY_BYTES, Position, Replay, RoomName, RoomNameError,
+    excerpt,
+};
 
 /// The longest `id` that is a string, in bytes.
 pub const MAX_ID_BYTES: usize = 64;
@@ -48,6 +51,8 @@ pub enum Command {
     Subscribe {
         /// The room.
         room: RoomName,
+        /// What is wanted of its past; in the plain dialect nothing.
+        replay: Replay,
     },
     /// Be a member no more.
     Unsubscribe {
@@ -60,6 +65,8 @@ pub enum Command {
         room: RoomName,
         /// The message.
         content: Content,
+        /// Makes a repeated publish the same publish; in the plain dialect absent.
+        key: Option<IdempotenceKey>,
     },
     /// Answer with `pong`.
     Ping,
@@ -123,11 +130,15 @@ struct Fields<'a> {
     room: Option<&'a RawValue>,
     room_id: Option<&'a RawValue>,
     message: Option<&'a RawValue>,
+    after: Option<&'a RawValue>,
+    epoch: Option<&'a RawValue>,
+    history: Option<&'a RawValue>,
+    key: Option<&'a RawValue>,
 }
 
 impl Fields<'_> {
     fn request_id(&self) -> Result<Option<RequestId>, ProtocolError> {
-        let Some(raw) = self.id.map(RawValue::get).filter(|raw| *raw != "null") else {
+        let Some(raw) = given(self.id) else {
             return Ok(None);
         };
         if let Ok(number) = raw.parse::<i64>() {
@@ -145,11 +156,21 @@ impl Fields<'_> {
     fn command(&self, dialect: Dialect, max_message: usize) -> Result<Command, ProtocolError> {
         let kind = text_field("type", self.kind)?;
         match (kind.as_ref(), dialect) {
-            ("SUBSCRIBE", _) => Ok(Command::Subscribe { room: self.room()? }),
+            ("SUBSCRIBE", _) => Ok(Command::Subscribe {
+                room: self.room()?,
+                replay: match dialect {
+                    Dialect::Plain => Replay::default(),
+                    Dialect::V1 => self.replay()?,
+                },
+            }),
             ("UNSUBSCRIBE", _) => Ok(Command::Unsubscribe { room: self.room()? }),
             ("sendMessage", _) => Ok(Command::Publish {
                 room: self.room()?,
                 content: self.content(max_message)?,
+                key: match dialect {
+                    Dialect::Plain => None,
+                    Dialect::V1 => self.key()?,
+                },
             }),
             ("PING", Dialect::V1) => Ok(Command::Ping),
             (other, _) => {
@@ -183,6 +204,38 @@ impl Fields<'_> {
         RoomName::new(&name).map_err(|error: RoomNameError| fault(ErrorCode::BadRoom, error.to_string()))
     }
 
+    fn replay(&self) -> Result<Replay, ProtocolError> {
+        let after = match given(self.after) {
+            None => None,
+            Some(raw) => Some(Position {
+                offset: whole_number("after", raw)?,
+                epoch: match given(self.epoch).and_then(json_str) {
+                    Some(Ok(epoch)) => Epoch::new(&epoch),
+                    _ => {
+                        let message = "\"after\" needs the \"epoch\" that it was counted in, a string";
+                        return Err(fault(ErrorCode::BadCommand, message));
+                    }
+                },
+            }),
+        };
+        let last = given(self.history).map_or(Ok(0), |raw| whole_number("history", raw))?;
+        Ok(Replay { after, last })
+    }
+
+    fn key(&self) -> Result<Option<IdempotenceKey>, ProtocolError> {
+        let Some(raw) = given(self.key) else {
+            return Ok(None);
+        };
+        let key = match json_str(raw) {
+            Some(Ok(key)) => IdempotenceKey::new(&key),
+            _ => None,
+        };
+        key.map(Some).ok_or_else(|| {
+            let message = format!("\"key\" is a string of 1 to {MAX_KEY_BYTES} bytes");
+            fault(ErrorCode::BadCommand, message)
+        })
+    }
+
     fn content(&self, max_message: usize) -> Result<Content, ProtocolError> {
         let raw = self.message.map(RawValue::get).ok_or_else(|| {
             fault(
@@ -211,6 +264,18 @@ impl Fields<'_> {
         }
         Ok(content)
     }
+}
+
+/// An optional field; `null` is as good as absent.
+fn given(raw: Option<&RawValue>) -> Option<&str> {
+    raw.map(RawValue::get).filter(|raw| *raw != "null")
+}
+
+fn whole_number(name: &str, raw: &str) -> Result<u64, ProtocolError> {
+    raw.parse().map_err(|_| {
+        let message = format!("the field \"{name}\" must be a whole number, 0 or more");
+        fault(ErrorCode::BadCommand, message)
+    })
 }
 
 fn text_field<'a>(name: &str, raw: Option<&'a RawValue>) -> Result<Cow<'a, str>, ProtocolError> {
@@ -282,6 +347,10 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                         FieldName::Room => &mut fields.room,
                         FieldName::RoomId => &mut fields.room_id,
                         FieldName::Message => &mut fields.message,
+                        FieldName::After => &mut fields.after,
+                        FieldName::Epoch => &mut fields.epoch,
+                        FieldName::History => &mut fields.history,
+                        FieldName::Key => &mut fields.key,
                         FieldName::Other => {
                             map.next_value::<IgnoredAny>()?;
                             continue;
@@ -309,6 +378,14 @@ enum FieldName {
     RoomId,
     #[serde(rename = "message")]
     Message,
+    #[serde(rename = "after")]
+    After,
+    #[serde(rename = "epoch")]
+    Epoch,
+    #[serde(rename = "history")]
+    History,
+    #[serde(rename = "key")]
+    Key,
     #[serde(other)]
     Other,
 }
@@ -338,7 +415,10 @@ mod tests {
         for (text, command) in [
             (
                 r#"{"type":"SUBSCRIBE","room":"r"}"#,
-                Command::Subscribe { room: room("r") },
+                Command::Subscribe {
+                    room: room("r"),
+                    replay: Replay::default(),
+                },
             ),
             (
                 r#"{"roomId":"r","type":"UNSUBSCRIBE"}"#,
@@ -349,6 +429,7 @@ mod tests {
                 Command::Publish {
                     room: room("r"),
                     content: Content::text("hi"),
+                    key: None,
                 },
             ),
         ] {
@@ -362,6 +443,91 @@ mod tests {
                     }
                 );
             }
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_of_the_past_is_read() {
+        let replay = |fields: &str| match v1(&format!(r#"{{"type":"SUBSCRIBE","room":"r"{fields}}}"#)) {
+            Ok(ClientFrame {
+                command: Command::Subscribe { replay, .. },
+                ..
+            }) => Ok(replay),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.code),
+        };
+        let after = |offset| {
+            Some(Position {
+                offset,
+                epoch: Epoch::new("k"),
+            })
+        };
+        for (fields, wanted) in [
+            ("", Replay::default()),
+            (
+                r#","history":50"#,
+                Replay {
+                    after: None,
+                    last: 50,
+                },
+            ),
+            (
+                r#","after":0,"epoch":"k""#,
+                Replay {
+                    after: after(0),
+                    last: 0,
+                },
+            ),
+            (
+                r#","after":41,"epoch":"k","history":9"#,
+                Replay {
+                    after: after(41),
+                    last: 9,
+                },
+            ),
+            (r#","after":null,"epoch":7,"history":null"#, Replay::default()),
+        ] {
+            assert_eq!(replay(fields), Ok(wanted), "{fields}");
+        }
+        for fields in [
+            r#","after":1"#,
+            r#","after":1,"epoch":7"#,
+            r#","after":-1,"epoch":"k""#,
+            r#","after":1.5,"epoch":"k""#,
+            r#","after":"1","epoch":"k""#,
+            r#","history":-1"#,
+            r#","history":true"#,
+        ] {
+            assert_eq!(replay(fields), Err(ErrorCode::BadCommand), "{fields}");
+        }
+        let plain = ClientFrame::decode(
+            r#"{"type":"SUBSCRIBE","room":"r","after":-1}"#,
+            Dialect::Plain,
+            MAX,
+        );
+        assert!(plain.is_ok(), "the plain dialect does not know the field");
+    }
+
+    #[test]
+    fn a_key_has_1_to_128_bytes() {
+        let key = |key: &str| {
+            v1(&format!(
+                r#"{{"type":"sendMessage","room":"r","message":1,"key":{key}}}"#
+            ))
+        };
+        for good in [
+            "\"a\"".to_owned(),
+            format!("\"{}\"", "x".repeat(128)),
+            "null".to_owned(),
+        ] {
+            assert!(key(&good).is_ok(), "{good}");
+        }
+        for bad in [
+            "\"\"".to_owned(),
+            format!("\"{}\"", "x".repeat(129)),
+            "7".to_owned(),
+        ] {
+            assert_eq!(key(&bad).expect_err("bad").code, ErrorCode::BadCommand, "{bad}");
         }
     }
 
@@ -384,7 +550,8 @@ mod tests {
             frame.command,
             Command::Publish {
                 room: room("r"),
-                content
+                content,
+                key: None,
             }
         );
     }
@@ -459,7 +626,13 @@ mod tests {
     #[test]
     fn of_a_repeated_field_the_last_one_counts() {
         let frame = v1(r#"{"type":"SUBSCRIBE","room":"a","room":"b"}"#).expect("good");
-        assert_eq!(frame.command, Command::Subscribe { room: room("b") });
+        assert_eq!(
+            frame.command,
+            Command::Subscribe {
+                room: room("b"),
+                replay: Replay::default()
+            }
+        );
     }
 
     proptest! {
@@ -481,7 +654,7 @@ mod tests {
         fn any_text_arrives_as_it_was_sent(text in ".{0,25}") {
             let sent = serde_json::json!({"type": "sendMessage", "room": "r", "message": text}).to_string();
             let frame = v1(&sent).expect("good");
-            prop_assert_eq!(frame.command, Command::Publish { room: room("r"), content: Content::text(text) });
+            prop_assert_eq!(frame.command, Command::Publish { room: room("r"), content: Content::text(text), key: None });
         }
     }
 }

@@ -108,6 +108,71 @@ impl Serialize for RoomName {
     }
 }
 
+/// The name of one numbering of a room's messages. Opaque: two of them are the same or not.
+///
+/// Cloning shares the text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Epoch(Arc<str>);
+
+impl Epoch {
+    /// The numbering that is called `name`.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for Epoch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// A place among a room's messages: the first message of a numbering has offset 1, and 0 is before it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Position {
+    /// Messages up to here, this one included.
+    pub offset: u64,
+    /// The numbering that counts them.
+    pub epoch: Epoch,
+}
+
+/// What a subscriber wants of a room's past.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replay {
+    /// Everything after this position, or to be told that it cannot be had.
+    pub after: Option<Position>,
+    /// The last messages, this many at most, if `after` is absent or cannot be had.
+    pub last: u64,
+}
+
+/// The longest idempotence key, in bytes.
+pub const MAX_KEY_BYTES: usize = 128;
+
+/// What makes a publish idempotent: 1 to [`MAX_KEY_BYTES`] bytes that its sender chose.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IdempotenceKey(Box<str>);
+
+impl IdempotenceKey {
+    /// Takes a copy of `key`; `None` if it is empty or too long.
+    #[must_use]
+    pub fn new(key: &str) -> Option<Self> {
+        (1..=MAX_KEY_BYTES).contains(&key.len()).then(|| Self(key.into()))
+    }
+
+    /// The key as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The body of a message: what a plain subscriber is sent, and whether it is JSON or a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {

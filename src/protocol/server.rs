@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::client::RequestId;
 use super::error::{ErrorCode, Outcome};
-use super::{Content, RoomName};
+use super::{Content, Position, RoomName};
 
 /// A frame of `roomcast.v1`, and the error frame of both dialects.
 #[derive(Debug, Serialize)]
@@ -31,6 +31,12 @@ pub enum ServerFrame<'a> {
         id: Option<&'a RequestId>,
         /// The room.
         room: &'a RoomName,
+        /// Where the subscription begins: what was published before is only replayed. Absent without history.
+        #[serde(flatten)]
+        position: Option<&'a Position>,
+        /// Whether everything after the position that was asked for is replayed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        recovered: Option<bool>,
     },
     /// The session is not a member (any more).
     Unsubscribed {
@@ -47,6 +53,9 @@ pub enum ServerFrame<'a> {
         id: Option<&'a RequestId>,
         /// The room.
         room: &'a RoomName,
+        /// The message's place. Absent without history.
+        #[serde(flatten)]
+        position: Option<&'a Position>,
     },
     /// The answer to PING.
     Pong {
@@ -60,6 +69,9 @@ pub enum ServerFrame<'a> {
         room: &'a RoomName,
         /// The message: a JSON string, or any other value if it was published as such.
         message: &'a RawValue,
+        /// Its place in the room's numbering; absent without history, or if others published it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        offset: Option<u64>,
         /// The publisher's name, if it has one.
         #[serde(skip_serializing_if = "Option::is_none")]
         sender: Option<&'a str>,
@@ -70,10 +82,16 @@ pub enum ServerFrame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         time: Option<u64>,
     },
-    /// Messages of a live subscription may have been missed.
+    /// Messages of a live subscription cannot be had any more; without history, they may have been missed.
     Gap {
         /// The room.
         room: &'a RoomName,
+        /// The last offset before the gap, in the epoch known until then. Absent without history.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+        /// Where it goes on: the next message has the offset after this one. Absent without history.
+        #[serde(flatten)]
+        position: Option<&'a Position>,
     },
     /// Something could not be done.
     Error {
@@ -120,6 +138,7 @@ pub fn json_string(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Epoch;
 
     fn room() -> RoomName {
         RoomName::new("r\"1").expect("a valid name")
@@ -130,6 +149,8 @@ mod tests {
         let frame = ServerFrame::Subscribed {
             id: None,
             room: &room(),
+            position: None,
+            recovered: None,
         };
         assert_eq!(frame.encode(), r#"{"type":"subscribed","room":"r\"1"}"#);
         let id = RequestId::Number(-7);
@@ -146,6 +167,24 @@ mod tests {
     }
 
     #[test]
+    fn a_position_is_two_fields() {
+        let position = Position {
+            offset: 44,
+            epoch: Epoch::new("k3f9"),
+        };
+        let frame = ServerFrame::Subscribed {
+            id: None,
+            room: &room(),
+            position: Some(&position),
+            recovered: Some(true),
+        };
+        assert_eq!(
+            frame.encode(),
+            r#"{"type":"subscribed","room":"r\"1","offset":44,"epoch":"k3f9","recovered":true}"#
+        );
+    }
+
+    #[test]
     fn a_message_carries_text_as_a_string_and_json_as_it_is() {
         for (content, json) in [
             (Content::text("a\n\"b\""), r#""a\n\"b\"""#),
@@ -155,6 +194,7 @@ mod tests {
             let frame = ServerFrame::Message {
                 room: &room(),
                 message: &message,
+                offset: None,
                 sender: Some("ann"),
                 session: None,
                 time: Some(5),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::prelude::{Actor, Addr, Arbiter, ArbiterHandle};
 use tokio::sync::{mpsc, oneshot};
 
-use super::registry::{AddWorker, Announce, RoomRegistry};
+use super::registry::{AddWorker, Announce, RegistryLimits, RoomRegistry};
 use super::worker::Worker;
 use super::{Notice, WorkerId};
 use crate::broker::{Broker, Publisher};
@@ -46,11 +46,16 @@ impl Hub {
     pub fn start(broker: Broker, config: &Config, metrics: &Arc<Metrics>) -> (Self, RegistryEnd) {
         let (alive, end) = oneshot::channel();
         let publisher = broker.publisher();
-        let (max_rooms, registry_metrics) = (config.max_rooms, metrics.clone());
+        let limits = RegistryLimits {
+            max_rooms: config.max_rooms,
+            max_backlog: config.max_backlog,
+            with_history: config.retention.is_on(),
+        };
+        let registry_metrics = metrics.clone();
         let arbiter = Arbiter::new();
         let registry = RoomRegistry::start_in_arbiter(&arbiter.handle(), move |_| {
             let start_link = Box::new(move |events| broker.start(events));
-            RoomRegistry::new(start_link, max_rooms, registry_metrics, alive)
+            RoomRegistry::new(start_link, limits, registry_metrics, alive)
         });
         let hub = Self {
             registry,

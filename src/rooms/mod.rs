@@ -1,11 +1,11 @@
 //! Who is in which room, and what each of them is told.
 //!
 //! ```text
-//! WsSession ── Join Leave Abort Disconnect ──▶ RoomRegistry ── Dispatch ──▶ worker ── Notice ──▶ WsSession
+//! WsSession ── Join Leave Abort Pull Disconnect ──▶ RoomRegistry ── Dispatch ──▶ worker ── Notice ──▶ WsSession
 //! ```
 //!
-//! - [`table`] is membership and [`ledger`] what the broker's link carries; both are pure. [`registry`] is the actor
-//!   that owns them and the link.
+//! - [`table`] is membership, [`ledger`] what the broker's link carries and [`timeline`] what has to be read of a
+//!   room's past; all are pure. [`registry`] is the actor that owns them and the link.
 //! - Everything that a session is told comes through one queue of its HTTP worker ([`worker`]), in the registry's
 //!   order: no message of a room can overtake its `Joined`, and none can follow its `Left`.
 //! - A message reaches the mailboxes of a worker's sessions from that worker's own thread: one thread hop per
@@ -16,6 +16,7 @@ pub mod hub;
 pub mod ledger;
 pub mod registry;
 pub mod table;
+pub mod timeline;
 pub mod vitals;
 pub mod worker;
 
@@ -25,10 +26,11 @@ use std::sync::{Arc, OnceLock};
 use actix::Message as ActixMessage;
 use bytestring::ByteString;
 
+use self::timeline::{Admission, Part};
 use crate::broker::{PublishOutcome, RoomMessage};
 use crate::protocol::close::CloseCode;
 use crate::protocol::server::{ServerFrame, message_json};
-use crate::protocol::{Dialect, RoomName};
+use crate::protocol::{Dialect, Position, Replay, RoomName};
 
 /// A session, for the life of the process: a number is never used again, so that what comes late hits nobody.
 ///
@@ -89,6 +91,24 @@ pub struct Join {
     pub ticket: Ticket,
     /// A plain session stays wanted while the broker is away; one of `roomcast.v1` gives up and says so.
     pub dialect: Dialect,
+    /// What it wants of the room's past.
+    pub replay: Replay,
+}
+
+/// Asks for the next part of a replay. Answered by [`Notice::Replay`].
+#[derive(ActixMessage, Clone, Debug)]
+#[rtype(result = "()")]
+pub struct Pull {
+    /// Who.
+    pub session: SessionId,
+    /// Where.
+    pub room: RoomName,
+    /// The join's; repeated in the answer.
+    pub ticket: Ticket,
+    /// The part begins after this offset …
+    pub after: u64,
+    /// … and the replay ends here, where the membership began.
+    pub until: Position,
 }
 
 /// Ends a membership. Answered by [`Notice::Left`], also if there was none.
@@ -137,11 +157,16 @@ pub enum NotJoined {
 }
 
 /// What a session is told.
+///
+/// Cloning shares what happened in rooms.
 #[derive(ActixMessage, Clone, Debug)]
 #[rtype(result = "()")]
 pub enum Notice {
-    /// The session is a member, and the broker has confirmed the room's subscription.
-    Joined(Ticket),
+    /// The session is a member, and the broker has confirmed the room's subscription. What is replayed comes before
+    /// what follows live.
+    Joined(Ticket, Box<Admission>),
+    /// The next part of what is replayed.
+    Replay(Ticket, Part),
     /// The (plain) session will be a member when the broker is back.
     Deferred(Ticket),
     /// The session is not a member.
@@ -158,35 +183,65 @@ pub enum Notice {
     Close(CloseCode),
 }
 
+impl Notice {
+    /// Bytes that the notice counts in the backlog of a session of this dialect, beside its slot.
+    #[must_use]
+    pub fn cost(&self, dialect: Dialect) -> usize {
+        match self {
+            Self::Room(events) => events.iter().map(|event| event.frame_bytes(dialect)).sum(),
+            Self::Joined(_, admission) => admission.replay.bytes(dialect),
+            Self::Replay(_, part) => part.bytes(dialect),
+            _ => 0,
+        }
+    }
+}
+
 /// Something that the members of a room are told. Encoded once per dialect, when the first member needs it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct RoomEvent {
     kind: EventKind,
     v1: OnceLock<ByteString>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum EventKind {
-    Message(RoomMessage),
-    Gap(RoomName),
+    Message(RoomMessage, Option<u64>),
+    /// The offset before it and where it goes on; without history nothing of this is known.
+    Gap(RoomName, Option<(u64, Position)>),
 }
 
 impl RoomEvent {
-    /// A message of the room.
+    /// A message of the room, with its offset if it has one.
     #[must_use]
-    pub fn message(message: RoomMessage) -> Self {
+    pub fn message(message: RoomMessage, offset: Option<u64>) -> Self {
+        Self::new(EventKind::Message(message, offset))
+    }
+
+    /// The messages after this offset and up to that position cannot be had. Plain sessions are not told.
+    #[must_use]
+    pub fn gap(room: RoomName, after: u64, goes_on: Position) -> Self {
+        Self::new(EventKind::Gap(room, Some((after, goes_on))))
+    }
+
+    /// Messages of a room without history may have been missed. Plain sessions are not told.
+    #[must_use]
+    pub fn unknown_gap(room: RoomName) -> Self {
+        Self::new(EventKind::Gap(room, None))
+    }
+
+    fn new(kind: EventKind) -> Self {
         Self {
-            kind: EventKind::Message(message),
+            kind,
             v1: OnceLock::new(),
         }
     }
 
-    /// Messages of the room may have been missed. Plain sessions are not told.
+    /// Where it has happened.
     #[must_use]
-    pub fn gap(room: RoomName) -> Self {
-        Self {
-            kind: EventKind::Gap(room),
-            v1: OnceLock::new(),
+    pub fn room(&self) -> &RoomName {
+        match &self.kind {
+            EventKind::Message(message, _) => &message.room,
+            EventKind::Gap(room, _) => room,
         }
     }
 
@@ -194,32 +249,44 @@ impl RoomEvent {
     #[must_use]
     pub fn frame(&self, dialect: Dialect) -> Option<&ByteString> {
         match (dialect, &self.kind) {
-            (Dialect::Plain, EventKind::Message(message)) => Some(&message.content.text),
-            (Dialect::Plain, EventKind::Gap(_)) => None,
+            (Dialect::Plain, EventKind::Message(message, _)) => Some(&message.content.text),
+            (Dialect::Plain, EventKind::Gap(..)) => None,
             (Dialect::V1, _) => Some(self.v1.get_or_init(|| self.encode())),
         }
     }
 
     fn encode(&self) -> ByteString {
         match &self.kind {
-            EventKind::Message(message) => ServerFrame::Message {
+            EventKind::Message(message, offset) => ServerFrame::Message {
                 room: &message.room,
                 message: &message_json(&message.content),
+                offset: *offset,
                 sender: message.sender.as_deref(),
                 session: message.session.as_deref(),
                 time: message.time,
             }
             .encode(),
-            EventKind::Gap(room) => ServerFrame::Gap { room }.encode(),
+            EventKind::Gap(room, known) => ServerFrame::Gap {
+                room,
+                after: known.as_ref().map(|(after, _)| *after),
+                position: known.as_ref().map(|(_, goes_on)| goes_on),
+            }
+            .encode(),
         }
+    }
+
+    /// Bytes of the frame for a session of this dialect.
+    #[must_use]
+    pub fn frame_bytes(&self, dialect: Dialect) -> usize {
+        self.frame(dialect).map_or(0, |frame| frame.len())
     }
 
     /// Bytes of the text that the event carries.
     #[must_use]
     pub fn text_bytes(&self) -> usize {
         match &self.kind {
-            EventKind::Message(message) => message.content.text.len(),
-            EventKind::Gap(_) => 0,
+            EventKind::Message(message, _) => message.content.text.len(),
+            EventKind::Gap(..) => 0,
         }
     }
 }
@@ -227,7 +294,7 @@ impl RoomEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Content;
+    use crate::protocol::{Content, Epoch};
 
     #[test]
     fn a_session_knows_its_worker() {
@@ -237,26 +304,43 @@ mod tests {
 
     #[test]
     fn an_event_is_encoded_once_and_shared() {
-        let event = RoomEvent::message(RoomMessage {
+        let message = RoomMessage {
             room: RoomName::new("r").expect("valid"),
             content: Content::text("hi"),
             sender: None,
             session: None,
             time: None,
-        });
+        };
+        let event = RoomEvent::message(message, Some(3));
         let first = event.frame(Dialect::V1).expect("told").clone();
         let second = event.frame(Dialect::V1).expect("told");
         assert_eq!(first.as_bytes().as_ptr(), second.as_bytes().as_ptr());
+        assert_eq!(
+            first,
+            r#"{"type":"message","room":"r","message":"hi","offset":3}"#
+        );
         assert_eq!(event.frame(Dialect::Plain).expect("told"), "hi");
     }
 
     #[test]
     fn plain_sessions_are_not_told_of_a_gap() {
-        let event = RoomEvent::gap(RoomName::new("r").expect("valid"));
-        assert_eq!(event.frame(Dialect::Plain), None);
-        assert_eq!(
-            event.frame(Dialect::V1).expect("told"),
-            r#"{"type":"gap","room":"r"}"#
-        );
+        let room = RoomName::new("r").expect("valid");
+        let goes_on = Position {
+            offset: 60,
+            epoch: Epoch::new("k"),
+        };
+        for (event, frame) in [
+            (
+                RoomEvent::unknown_gap(room.clone()),
+                r#"{"type":"gap","room":"r"}"#,
+            ),
+            (
+                RoomEvent::gap(room, 41, goes_on),
+                r#"{"type":"gap","room":"r","after":41,"offset":60,"epoch":"k"}"#,
+            ),
+        ] {
+            assert_eq!(event.frame(Dialect::Plain), None);
+            assert_eq!(event.frame(Dialect::V1).expect("told"), frame);
+        }
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! - A handler changes the table, informs the ledger and tells those concerned; it awaits nothing. What the ledger
 //!   wants of the link is sent once the mailbox is drained, in batches.
-//! - A session is told that it is a member only when the room is live, and before anything of the room; a message is
-//!   delivered only while the room is live.
+//! - A session is told that it is a member only when the room is live and its timeline current, and before anything of
+//!   the room; a message is delivered only while the room is live.
+//! - What a timeline wants to read is sent once the mailbox is drained, for all rooms together: after a link loss that
+//!   is one round trip for many rooms.
 //! - It runs on a thread of its own, with the link: a long backlog delays no session's I/O.
 //! - It dies with its link, and its death is seen by whoever holds the other end of `alive`.
 
@@ -17,9 +19,13 @@ use tokio::sync::oneshot;
 
 use super::ledger::Ledger;
 use super::table::{JoinOutcome, LeaveOutcome, RoomTable, Waiter};
+use super::timeline::{Admission, Part, Read, Timeline, Wish};
 use super::worker::{Dispatch, DispatchSender};
-use super::{Abort, Disconnect, Join, Leave, NotJoined, Notice, RoomEvent, SessionId, Ticket, WorkerId};
-use crate::broker::{LinkCommand, LinkEvent, RoomMessage};
+use super::{
+    Abort, Disconnect, Join, Leave, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket, WorkerId,
+};
+use crate::broker::history::{Arrival, PageLimit, ReadError, ReadOutcome, ReadRequest};
+use crate::broker::{LinkCommand, LinkEvent, Transit};
 use crate::metrics::Metrics;
 use crate::protocol::{Dialect, RoomName};
 use crate::throttle::Throttle;
@@ -34,20 +40,73 @@ const TICK: Duration = Duration::from_millis(100);
 /// between batches.
 const MAX_EVENTS_BYTES: usize = 64 * 1024;
 
+/// How long after a read that failed it is tried again.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(300);
+
+/// How often windows that nobody has used since the last time are given back.
+const WINDOW_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Rooms of which a piece of the past is kept for those who come back.
+const MAX_WINDOWS: usize = 32;
+
+/// Bytes of messages that all rooms together may hold back while something is read.
+const MAX_HELD_BYTES: usize = 32 * 1024 * 1024;
+
+/// How often the numberings of occupied rooms are renewed, so that they do not expire under their members.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// Numberings that are renewed in one tick.
+const RENEWALS_PER_TICK: usize = 100;
+
 /// The actor. See the module.
 pub struct RoomRegistry {
     table: RoomTable,
     ledger: Ledger,
+    /// One for each room that is or has been live since its first occupant came.
+    timelines: HashMap<RoomName, Timeline>,
+    limits: RegistryLimits,
     workers: HashMap<WorkerId, DispatchSender>,
     /// Until the actor has started.
     start_link: Option<StartLink>,
     link: Option<Recipient<LinkCommand>>,
     /// Joins that wait, oldest first; one that has been answered is passed over.
     deadlines: VecDeque<(Instant, SessionId, RoomName, Ticket)>,
+    /// Parts of replays that have to be read first.
+    pulls: HashMap<RoomName, Vec<Pull>>,
+    /// To be sent with the next flush.
+    reads: Vec<ReadRequest>,
+    last_read: u64,
+    /// Rooms whose read failed, in the order in which it is tried again.
+    reads_again: VecDeque<(Instant, RoomName)>,
+    /// Rooms with a window that has been read, in the order of the reads.
+    windows: VecDeque<RoomName>,
+    next_window_look: Instant,
+    held_bytes: usize,
+    next_renewal: Instant,
+    renewals: Vec<RoomName>,
     flush_requested: bool,
     refusal_log: Throttle,
     metrics: Arc<Metrics>,
     _alive: oneshot::Sender<()>,
+}
+
+/// What the registry allows, and how it serves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RegistryLimits {
+    /// Rooms that one session may be in.
+    pub(super) max_rooms: usize,
+    /// Bytes that may wait for one session.
+    pub(super) max_backlog: usize,
+    /// Whether the broker keeps messages.
+    pub(super) with_history: bool,
+}
+
+impl RegistryLimits {
+    /// Bytes of a part of a replay: two of them may wait for a session, beside what is live.
+    fn part_bytes(self) -> usize {
+        const MAX_PART_BYTES: usize = 64 * 1024;
+        (self.max_backlog / 4).min(MAX_PART_BYTES)
+    }
 }
 
 /// Starts the broker's link, on the current thread. Events go to the given recipient; its only address comes back.
@@ -71,17 +130,28 @@ struct Flush;
 impl RoomRegistry {
     pub(super) fn new(
         start_link: StartLink,
-        max_rooms: usize,
+        limits: RegistryLimits,
         metrics: Arc<Metrics>,
         alive: oneshot::Sender<()>,
     ) -> Self {
         Self {
-            table: RoomTable::new(max_rooms),
+            table: RoomTable::new(limits.max_rooms),
             ledger: Ledger::default(),
+            timelines: HashMap::new(),
+            limits,
             workers: HashMap::new(),
             start_link: Some(start_link),
             link: None,
             deadlines: VecDeque::new(),
+            pulls: HashMap::new(),
+            reads: Vec::new(),
+            last_read: 0,
+            reads_again: VecDeque::new(),
+            windows: VecDeque::new(),
+            next_window_look: Instant::now(),
+            held_bytes: 0,
+            next_renewal: Instant::now() + RENEWAL_INTERVAL,
+            renewals: Vec::new(),
             flush_requested: false,
             refusal_log: Throttle::per_second(),
             metrics,
@@ -93,7 +163,10 @@ impl RoomRegistry {
         self.dispatch(session.worker(), Dispatch::One(session, notice));
     }
 
-    fn tell_members(&self, room: &RoomName, events: Vec<RoomEvent>) {
+    fn tell_members(&self, room: &RoomName, events: Vec<RoomEvent>, transit: Option<&Transit>) {
+        if events.is_empty() {
+            return;
+        }
         let events: Arc<[RoomEvent]> = events.into();
         for (worker, members) in self.table.members(room) {
             self.dispatch(
@@ -101,6 +174,7 @@ impl RoomRegistry {
                 Dispatch::Room {
                     members: members.clone(),
                     events: events.clone(),
+                    transit: transit.cloned(),
                 },
             );
         }
@@ -113,12 +187,60 @@ impl RoomRegistry {
         }
     }
 
-    /// Makes members of those who wait for a live room.
-    fn admit(&mut self, room: &RoomName) {
-        for waiter in self.table.admit(room) {
-            if let Some(ticket) = waiter.ticket {
-                self.tell(waiter.session, Notice::Joined(ticket));
+    /// Makes members of those who wait for a live room, as far as they can, and reads what is missing for the others.
+    fn proceed(&mut self, room: &RoomName, only: Option<SessionId>) {
+        if self.ledger.is_live(room) {
+            self.admit(room, only);
+            self.request_read(room);
+        }
+    }
+
+    fn admit(&mut self, room: &RoomName, only: Option<SessionId>) {
+        let with_history = self.limits.with_history;
+        let timeline = self
+            .timelines
+            .entry(room.clone())
+            .or_insert_with(|| Timeline::new(room.clone(), with_history));
+        let part_bytes = self.limits.part_bytes();
+        let admitted = self
+            .table
+            .admit(room, only, |waiter| timeline.admit(&mut waiter.wish, part_bytes));
+        let mut parts = Vec::new();
+        if let Some(pulls) = self.pulls.get_mut(room) {
+            pulls.retain(|pull| {
+                let part = timeline.part(pull.after, &pull.until, part_bytes);
+                let stays = part.is_none();
+                parts.extend(part.map(|part| (pull.session, pull.ticket, part)));
+                stays
+            });
+            if pulls.is_empty() {
+                self.pulls.remove(room);
             }
+        }
+        for (waiter, admission) in admitted {
+            if let Some(ticket) = waiter.ticket {
+                self.tell(waiter.session, Notice::Joined(ticket, Box::new(admission)));
+            }
+        }
+        for (session, ticket, part) in parts {
+            self.tell(session, Notice::Replay(ticket, part));
+        }
+    }
+
+    fn request_read(&mut self, room: &RoomName) {
+        let Some(timeline) = self.timelines.get_mut(room) else {
+            return;
+        };
+        let id = self.last_read + 1;
+        if let Some(Read { known, after, limit }) = timeline.next_read(id) {
+            self.last_read = id;
+            self.reads.push(ReadRequest {
+                id,
+                room: room.clone(),
+                known,
+                after,
+                limit,
+            });
         }
     }
 
@@ -139,8 +261,25 @@ impl RoomRegistry {
 
     fn vacated(&mut self, room: &RoomName, outcome: LeaveOutcome) {
         if outcome == LeaveOutcome::LastOut {
-            self.ledger.unwant(room);
+            self.emptied(room);
         }
+    }
+
+    fn emptied(&mut self, room: &RoomName) {
+        self.ledger.unwant(room);
+        if let Some(timeline) = self.timelines.remove(room) {
+            self.held_bytes -= timeline.held_bytes();
+        }
+        self.pulls.remove(room);
+    }
+
+    /// Does something with a room's timeline, and keeps count of what all of them hold back.
+    fn with_timeline<T>(&mut self, room: &RoomName, change: impl FnOnce(&mut Timeline) -> T) -> Option<T> {
+        let timeline = self.timelines.get_mut(room)?;
+        let held_before = timeline.held_bytes();
+        let result = change(timeline);
+        self.held_bytes = self.held_bytes - held_before + timeline.held_bytes();
+        Some(result)
     }
 
     /// Plain sessions do not wait for a broker that is known to be away.
@@ -158,11 +297,8 @@ impl RoomRegistry {
 
     fn room_opened(&mut self, generation: u64, room: &RoomName) {
         if self.ledger.opened(generation, room) {
-            if !self.table.members(room).is_empty() {
-                // They have been members since before the link was lost, and may have missed something.
-                self.tell_members(room, vec![RoomEvent::gap(room.clone())]);
-            }
-            self.admit(room);
+            // Who is a member already may have missed something since the last link was lost.
+            self.missed(std::slice::from_ref(room));
         }
     }
 
@@ -171,42 +307,163 @@ impl RoomRegistry {
             warn!("subscription refused by the broker: room={room:?} reason={reason:?} unlogged={unlogged}");
         }
         if self.ledger.refused(generation, room) {
-            let waiting: Vec<(SessionId, Ticket)> = self
-                .table
-                .waiting_mut()
-                .filter(|(name, _)| *name == room)
-                .filter_map(|(_, waiter)| Some((waiter.session, waiter.ticket?)))
-                .collect();
-            for (session, ticket) in waiting {
-                self.disappoint(session, room, ticket, NotJoined::Unavailable(reason.to_owned()));
+            self.disappoint_all(room, reason);
+        }
+    }
+
+    /// Answers all who wait for a room that the broker will not give them.
+    fn disappoint_all(&mut self, room: &RoomName, reason: &str) {
+        let waiting: Vec<(SessionId, Ticket)> = self
+            .table
+            .waiting_mut()
+            .filter(|(name, _)| *name == room)
+            .filter_map(|(_, waiter)| Some((waiter.session, waiter.ticket?)))
+            .collect();
+        for (session, ticket) in waiting {
+            self.disappoint(session, room, ticket, NotJoined::Unavailable(reason.to_owned()));
+        }
+    }
+
+    fn deliver(&mut self, arrivals: Vec<Arrival>, transit: &Transit) {
+        self.metrics.messages.inc_by(arrivals.len() as u64);
+        // The order within a room is kept; rooms are independent of each other.
+        let mut batches: HashMap<RoomName, (usize, Vec<RoomEvent>)> = HashMap::new();
+        for arrival in arrivals {
+            let room = arrival.message.room.clone();
+            if !self.ledger.is_live(&room) {
+                continue;
+            }
+            let cost = arrival.message.cost();
+            let may_hold = self.held_bytes + cost <= MAX_HELD_BYTES;
+            let event = self.with_timeline(&room, |timeline| timeline.arrived(arrival, may_hold));
+            let Some(Some(event)) = event else {
+                self.request_read(&room);
+                continue;
+            };
+            let (bytes, events) = batches.entry(room.clone()).or_default();
+            *bytes += cost;
+            events.push(event);
+            if *bytes >= MAX_EVENTS_BYTES {
+                let (_, events) = batches.remove(&room).expect("just added");
+                self.tell_members(&room, events, Some(transit));
+            }
+        }
+        for (room, (_, events)) in batches {
+            self.tell_members(&room, events, Some(transit));
+        }
+    }
+
+    fn missed(&mut self, rooms: &[RoomName]) {
+        for room in rooms {
+            let event = self.with_timeline(room, Timeline::missed).flatten();
+            self.tell_members(room, event.into_iter().collect(), None);
+            self.proceed(room, None);
+        }
+    }
+
+    fn read(&mut self, ReadOutcome { id, room, page }: ReadOutcome) {
+        match page {
+            Ok(page) => {
+                let events = self.with_timeline(&room, |timeline| timeline.read(id, page));
+                self.tell_members(&room, events.unwrap_or_default(), None);
+                self.proceed(&room, None);
+                self.keep_window(&room);
+            }
+            Err(ReadError::Away(_)) => {
+                self.with_timeline(&room, |timeline| timeline.read_again(id));
+                self.reads_again
+                    .push_back((Instant::now() + READ_AGAIN_AFTER, room));
+            }
+            Err(ReadError::Refused(reason)) => {
+                if let Some(unlogged) = self.refusal_log.pass(Instant::now()) {
+                    warn!("history cannot be read: room={room:?} reason={reason:?} unlogged={unlogged}");
+                }
+                let events = self.with_timeline(&room, |timeline| timeline.read_refused(id));
+                self.tell_members(&room, events.unwrap_or_default(), None);
+                self.admit(&room, None);
+                self.disappoint_all(&room, &reason);
+                for Pull {
+                    session,
+                    ticket,
+                    after,
+                    until,
+                    ..
+                } in self.pulls.remove(&room).unwrap_or_default()
+                {
+                    let part = Part::lost(room.clone(), after, until);
+                    self.tell(session, Notice::Replay(ticket, part));
+                }
+                self.reads_again
+                    .push_back((Instant::now() + READ_AGAIN_AFTER, room));
             }
         }
     }
 
-    fn deliver(&mut self, messages: Vec<RoomMessage>) {
-        self.metrics.messages.inc_by(messages.len() as u64);
-        // The order within a room is kept; rooms are independent of each other.
-        let mut batches: HashMap<RoomName, (usize, Vec<RoomEvent>)> = HashMap::new();
-        for message in messages {
-            if !self.ledger.is_live(&message.room) {
-                continue;
-            }
-            let room = message.room.clone();
-            let (bytes, events) = batches.entry(room.clone()).or_default();
-            *bytes += message.cost();
-            events.push(RoomEvent::message(message));
-            if *bytes >= MAX_EVENTS_BYTES {
-                let (_, events) = batches.remove(&room).expect("just added");
-                self.tell_members(&room, events);
+    fn keep_window(&mut self, room: &RoomName) {
+        let has_window = self.timelines.get(room).is_some_and(Timeline::has_window);
+        if has_window && !self.windows.contains(room) {
+            self.windows.push_back(room.clone());
+            if self.windows.len() > MAX_WINDOWS
+                && let Some(oldest) = self.windows.pop_front()
+            {
+                self.with_timeline(&oldest, Timeline::forget_window);
             }
         }
-        for (room, (_, events)) in batches {
-            self.tell_members(&room, events);
+    }
+
+    fn forget_unused_windows(&mut self, now: Instant) {
+        if now < self.next_window_look {
+            return;
+        }
+        self.next_window_look = now + WINDOW_INTERVAL;
+        let timelines = &mut self.timelines;
+        self.windows.retain(|room| {
+            let Some(timeline) = timelines.get_mut(room) else {
+                return false;
+            };
+            let used = timeline.take_window_use();
+            if !used {
+                timeline.forget_window();
+            }
+            used
+        });
+    }
+
+    fn read_again(&mut self, now: Instant) {
+        while self.reads_again.front().is_some_and(|(due, _)| *due <= now) {
+            if let Some((_, room)) = self.reads_again.pop_front() {
+                self.proceed(&room, None);
+            }
+        }
+    }
+
+    /// A numbering expires some days after the last publish; asking where a room is renews it.
+    fn renew_numberings(&mut self, now: Instant) {
+        if !self.limits.with_history {
+            return;
+        }
+        if now >= self.next_renewal {
+            self.next_renewal = now + RENEWAL_INTERVAL;
+            self.renewals = self.timelines.keys().cloned().collect();
+        }
+        let count = self.renewals.len().min(RENEWALS_PER_TICK);
+        for room in self.renewals.drain(..count) {
+            let Some(timeline) = self.timelines.get(&room) else {
+                continue;
+            };
+            self.last_read += 1;
+            self.reads.push(ReadRequest {
+                id: self.last_read,
+                known: timeline.position(),
+                room,
+                after: None,
+                limit: PageLimit { entries: 0, bytes: 0 },
+            });
         }
     }
 
     fn request_flush(&mut self, ctx: &mut Context<Self>) {
-        if self.ledger.is_due() && !self.flush_requested {
+        if (self.ledger.is_due() || !self.reads.is_empty()) && !self.flush_requested {
             self.flush_requested = true;
             ctx.notify(Flush);
         }
@@ -230,6 +487,9 @@ impl RoomRegistry {
             let reason = "the broker has not confirmed the subscription in time".to_owned();
             self.disappoint(session, &room, ticket, NotJoined::Unavailable(reason));
         }
+        self.read_again(now);
+        self.forget_unused_windows(now);
+        self.renew_numberings(now);
         self.request_flush(ctx);
         self.metrics
             .rooms
@@ -277,14 +537,22 @@ impl Handler<Join> for RoomRegistry {
             room,
             ticket,
             dialect,
+            replay,
         } = join;
         let deadline = Instant::now() + JOIN_PATIENCE;
+        let timeline = self.timelines.get(&room);
+        let wish = Wish {
+            replay,
+            not_before: timeline.map_or(1, Timeline::next_fill),
+        };
+        let position = timeline.and_then(Timeline::position);
         match self.table.join(
             &room,
             Waiter {
                 session,
                 ticket: Some(ticket),
                 dialect,
+                wish,
             },
         ) {
             JoinOutcome::RoomsFull => {
@@ -293,24 +561,37 @@ impl Handler<Join> for RoomRegistry {
                 return;
             }
             JoinOutcome::AlreadyIn { admitted: true } => {
-                self.tell(session, Notice::Joined(ticket));
+                let admission = Admission::again(position);
+                self.tell(session, Notice::Joined(ticket, Box::new(admission)));
                 return;
             }
             JoinOutcome::FirstIn | JoinOutcome::Waits | JoinOutcome::AlreadyIn { admitted: false } => {}
         }
         // First of all: the last one may just have left a room that is live still.
         self.ledger.want(&room);
-        if self.ledger.is_live(&room) {
-            self.admit(&room);
-            return;
-        }
-        if !self.ledger.has_link() && dialect == Dialect::Plain {
+        self.proceed(&room, Some(session));
+        let is_waiting = self.table.waiter_mut(session, &room, ticket).is_some();
+        if is_waiting && !self.ledger.has_link() && dialect == Dialect::Plain {
             let reason = NotJoined::Unavailable("there is no link to the broker".to_owned());
             self.disappoint(session, &room, ticket, reason);
-        } else {
+        } else if is_waiting {
             self.deadlines.push_back((deadline, session, room, ticket));
         }
         self.request_flush(ctx);
+    }
+}
+
+impl Handler<Pull> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, pull: Pull, ctx: &mut Self::Context) {
+        let room = pull.room.clone();
+        // Who has left, and the room with him, asks in vain; and so nobody hears of it.
+        if self.timelines.contains_key(&room) {
+            self.pulls.entry(room.clone()).or_default().push(pull);
+            self.proceed(&room, None);
+            self.request_flush(ctx);
+        }
     }
 }
 
@@ -356,7 +637,7 @@ impl Handler<Disconnect> for RoomRegistry {
 
     fn handle(&mut self, Disconnect { session }: Disconnect, ctx: &mut Self::Context) {
         for room in self.table.disconnect(session) {
-            self.ledger.unwant(&room);
+            self.emptied(&room);
         }
         self.request_flush(ctx);
     }
@@ -370,6 +651,10 @@ impl Handler<LinkEvent> for RoomRegistry {
             LinkEvent::Up { generation } => self.ledger.link_up(generation),
             LinkEvent::Down => {
                 self.ledger.link_down();
+                for timeline in self.timelines.values_mut() {
+                    timeline.link_lost();
+                }
+                self.held_bytes = 0;
                 self.defer_plain();
             }
             LinkEvent::Opened { generation, rooms } => {
@@ -387,7 +672,13 @@ impl Handler<LinkEvent> for RoomRegistry {
                 room,
                 reason,
             } => self.room_refused(generation, &room, &reason),
-            LinkEvent::Messages(messages) => self.deliver(messages),
+            LinkEvent::Messages(arrivals, transit) => self.deliver(arrivals, &transit),
+            LinkEvent::Missed(rooms) => self.missed(&rooms),
+            LinkEvent::Read(outcomes) => {
+                for outcome in outcomes {
+                    self.read(outcome);
+                }
+            }
         }
         self.request_flush(ctx);
     }
@@ -406,6 +697,9 @@ impl Handler<Flush> for RoomRegistry {
                 generation,
                 rooms: commands.subscribe,
             });
+        }
+        if !self.reads.is_empty() {
+            link.do_send(LinkCommand::Read(std::mem::take(&mut self.reads)));
         }
         if !commands.unsubscribe.is_empty() {
             link.do_send(LinkCommand::Unsubscribe {

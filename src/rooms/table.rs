@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::timeline::Wish;
 use super::{SessionId, Ticket, WorkerId};
 use crate::protocol::{Dialect, RoomName};
 
@@ -38,6 +39,8 @@ pub struct Waiter {
     pub ticket: Option<Ticket>,
     /// How it takes waiting.
     pub dialect: Dialect,
+    /// What it wants of the room's past.
+    pub wish: Wish,
 }
 
 /// What a join changed.
@@ -114,13 +117,28 @@ impl RoomTable {
         }
     }
 
-    /// Makes members of all who wait for the room, and returns them in the order in which they came.
-    pub fn admit(&mut self, room: &RoomName) -> Vec<Waiter> {
+    /// Makes members of those who wait for the room and for whom `decide` has something; all of them, or one session.
+    /// Returns them in the order in which they came.
+    pub fn admit<T>(
+        &mut self,
+        room: &RoomName,
+        only: Option<SessionId>,
+        mut decide: impl FnMut(&mut Waiter) -> Option<T>,
+    ) -> Vec<(Waiter, T)> {
         let Some(room) = self.rooms.get_mut(room) else {
             return Vec::new();
         };
-        let admitted = std::mem::take(&mut room.waiting);
-        for waiter in &admitted {
+        let mut admitted = Vec::new();
+        room.waiting.retain_mut(|waiter| {
+            if only.is_some_and(|session| session != waiter.session) {
+                return true;
+            }
+            let decision = decide(waiter);
+            let stays = decision.is_none();
+            admitted.extend(decision.map(|decision| (waiter.clone(), decision)));
+            stays
+        });
+        for (waiter, _) in &admitted {
             room.add(waiter.session);
         }
         self.memberships += admitted.len();
@@ -173,6 +191,12 @@ impl RoomTable {
         self.rooms
             .iter_mut()
             .flat_map(|(name, room)| room.waiting.iter_mut().map(move |waiter| (name, waiter)))
+    }
+
+    /// Whether anybody waits for the room.
+    #[must_use]
+    pub fn is_awaited(&self, room: &RoomName) -> bool {
+        self.rooms.get(room).is_some_and(|room| !room.waiting.is_empty())
     }
 
     /// Rooms that a session may be in.
@@ -285,6 +309,7 @@ mod tests {
             session: session(number),
             ticket: Some(u64::from(number)),
             dialect: Dialect::V1,
+            wish: Wish::default(),
         }
     }
 
@@ -303,9 +328,9 @@ mod tests {
         assert_eq!(table.join(&room("a"), waiter(2)), JoinOutcome::Waits);
         assert!(members(&table, &room("a")).is_empty());
         let admitted: Vec<SessionId> = table
-            .admit(&room("a"))
+            .admit(&room("a"), None, |_| Some(()))
             .iter()
-            .map(|waiter| waiter.session)
+            .map(|(waiter, ())| waiter.session)
             .collect();
         assert_eq!(admitted, [session(1), session(2)]);
         assert_eq!(
@@ -318,7 +343,7 @@ mod tests {
     fn the_last_out_is_told_apart_even_if_it_only_waited() {
         let mut table = RoomTable::new(10);
         let _ = table.join(&room("a"), waiter(1));
-        let _ = table.admit(&room("a"));
+        let _ = table.admit(&room("a"), None, |_| Some(()));
         let _ = table.join(&room("a"), waiter(2));
         assert_eq!(table.leave(session(1), &room("a")), LeaveOutcome::Left);
         assert_eq!(table.leave(session(1), &room("a")), LeaveOutcome::NotIn);
@@ -339,7 +364,7 @@ mod tests {
     fn a_list_that_was_handed_out_does_not_change() {
         let mut table = RoomTable::new(10);
         let _ = table.join(&room("a"), waiter(1));
-        let _ = table.admit(&room("a"));
+        let _ = table.admit(&room("a"), None, |_| Some(()));
         let handed_out = table.members(&room("a"))[0].1.clone();
         let _ = table.disconnect(session(1));
         assert_eq!(*handed_out, [session(1)]);
@@ -407,7 +432,7 @@ mod tests {
                     Event::Admit(r) => {
                         let expected = model.0.iter_mut().filter(|((room, _), admitted)| *room == r && !**admitted);
                         let count = expected.map(|(_, admitted)| *admitted = true).count();
-                        prop_assert_eq!(table.admit(&rooms[usize::from(r)]).len(), count);
+                        prop_assert_eq!(table.admit(&rooms[usize::from(r)], None, |_| Some(())).len(), count);
                     }
                     Event::Disconnect(s) => {
                         let left: BTreeSet<u8> =

@@ -20,6 +20,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::vitals::{Verdict, Vitals};
 use super::{Disconnect, Notice, RoomEvent, SessionId, WorkerId};
+use crate::broker::Transit;
 use crate::metrics::{Eviction, Metrics};
 use crate::protocol::Dialect;
 use crate::protocol::close::CloseCode;
@@ -44,6 +45,8 @@ pub enum Dispatch {
         members: Arc<Vec<SessionId>>,
         /// What, oldest first.
         events: Arc<[RoomEvent]>,
+        /// Counts it, until it is in the mailboxes.
+        transit: Option<Transit>,
     },
     /// For every session.
     All(Notice),
@@ -131,7 +134,9 @@ impl Worker {
             match dispatch {
                 Dispatch::One(id, notice) => {
                     if let Some(session) = self.sessions.borrow().get(&id) {
-                        self.post(id, session, notice, 0);
+                        let cost = notice.cost(session.dialect);
+                        turn.bytes += cost;
+                        self.post(id, session, notice, cost);
                     }
                     turn.deliveries += 1;
                 }
@@ -142,8 +147,12 @@ impl Worker {
                     }
                     turn.deliveries += sessions.len();
                 }
-                Dispatch::Room { members, events } => {
-                    let batches = dispatches.gather(&members, events);
+                Dispatch::Room {
+                    members,
+                    events,
+                    transit,
+                } => {
+                    let batches = dispatches.gather(&members, events, transit);
                     self.deliver_in_chunks(&members, &batches, &mut turn).await;
                 }
             }
@@ -249,14 +258,21 @@ impl Dispatches {
     }
 
     /// `events`, and what follows them in the queue for the same members.
-    fn gather(&mut self, members: &Arc<Vec<SessionId>>, events: Arc<[RoomEvent]>) -> Batches {
-        let mut batches = Batches::new(events);
+    fn gather(
+        &mut self,
+        members: &Arc<Vec<SessionId>>,
+        events: Arc<[RoomEvent]>,
+        transit: Option<Transit>,
+    ) -> Batches {
+        let mut batches = Batches::default();
+        batches.push(events, transit);
         while batches.bytes < TURN_BYTES && self.ahead.is_none() {
             match self.queue.try_recv() {
                 Ok(Dispatch::Room {
                     members: same,
                     events,
-                }) if Arc::ptr_eq(&same, members) => batches.push(events),
+                    transit,
+                }) if Arc::ptr_eq(&same, members) => batches.push(events, transit),
                 Ok(other) => self.ahead = Some(other),
                 Err(_) => break,
             }
@@ -285,10 +301,12 @@ impl Turn {
 }
 
 /// Events of one room that arrived together, in order.
+#[derive(Default)]
 struct Batches {
     list: Vec<(Arc<[RoomEvent]>, Cost)>,
     events: usize,
     bytes: usize,
+    transit: Vec<Transit>,
 }
 
 /// What a batch counts in the backlog of a session of either dialect, worked out when first needed.
@@ -299,17 +317,8 @@ struct Cost {
 }
 
 impl Batches {
-    fn new(events: Arc<[RoomEvent]>) -> Self {
-        let mut batches = Self {
-            list: Vec::with_capacity(1),
-            events: 0,
-            bytes: 0,
-        };
-        batches.push(events);
-        batches
-    }
-
-    fn push(&mut self, events: Arc<[RoomEvent]>) {
+    fn push(&mut self, events: Arc<[RoomEvent]>, transit: Option<Transit>) {
+        self.transit.extend(transit);
         self.events += events.len();
         self.bytes += events.iter().map(RoomEvent::text_bytes).sum::<usize>();
         self.list.push((events, Cost::default()));
@@ -323,21 +332,11 @@ impl Cost {
             Dialect::V1 => &self.v1,
         };
         known.get().unwrap_or_else(|| {
-            let cost = room_cost(events, dialect);
+            let cost = events.iter().map(|event| event.frame_bytes(dialect)).sum();
             known.set(Some(cost));
             cost
         })
     }
-}
-
-/// Bytes that a batch of events counts in the backlog of a session of this dialect, beside its slot.
-#[must_use]
-pub fn room_cost(events: &[RoomEvent], dialect: Dialect) -> usize {
-    events
-        .iter()
-        .filter_map(|event| event.frame(dialect))
-        .map(|frame| frame.len())
-        .sum()
 }
 
 #[cfg(test)]
@@ -414,7 +413,8 @@ mod tests {
         };
         Dispatch::Room {
             members: members.clone(),
-            events: [RoomEvent::message(message)].into(),
+            events: [RoomEvent::message(message, None)].into(),
+            transit: None,
         }
     }
 

@@ -24,6 +24,7 @@ use super::inbound::{Inbound, Intake, Joiner};
 use super::lanes::{Lanes, Refusal, Reply, Step, Work};
 use super::outbound::{Attachment, Outbound};
 use super::rate::RateLimit;
+use super::replay::{Next, Replays};
 use super::socket::SocketHandle;
 use crate::broker::{Answer, PublishOutcome, RoomMessage};
 use crate::metrics::{Eviction, Metrics};
@@ -31,11 +32,12 @@ use crate::protocol::client::{ClientFrame, Command, RequestId};
 use crate::protocol::close::CloseCode;
 use crate::protocol::error::{ErrorCode, Outcome};
 use crate::protocol::server::ServerFrame;
-use crate::protocol::{Content, Dialect, RoomName};
+use crate::protocol::{Content, Dialect, IdempotenceKey, RoomName};
 use crate::rooms::hub::Hub;
+use crate::rooms::timeline::{Admission, Part};
 use crate::rooms::vitals::Vitals;
-use crate::rooms::worker::{Attached, Dispatch, Worker, room_cost};
-use crate::rooms::{Abort, Join, Leave, NotJoined, Notice, RoomEvent, SessionId, Ticket};
+use crate::rooms::worker::{Attached, Dispatch, Worker};
+use crate::rooms::{Abort, Join, Leave, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket};
 
 /// How long a SUBSCRIBE may keep a publish behind it waiting.
 const HURRY: Duration = Duration::from_millis(750);
@@ -93,6 +95,7 @@ pub struct WsSession {
     intake: Rc<Intake>,
     joiner: Joiner,
     lanes: Lanes,
+    replays: Replays,
     rate: Option<RateLimit>,
     /// The close frame is written, or the connection is gone.
     ended: bool,
@@ -122,6 +125,7 @@ impl WsSession {
             intake: intake.clone(),
             joiner: Joiner::default(),
             lanes: Lanes::default(),
+            replays: Replays::default(),
             ended: false,
             seat,
         };
@@ -193,9 +197,11 @@ impl WsSession {
         let decoded = ClientFrame::decode(text, self.seat.dialect, self.seat.limits.max_message);
         let (id, room, work) = match decoded {
             Ok(ClientFrame { id, command }) => match command {
-                Command::Subscribe { room } => (id, Some(room), Some(Work::Join)),
+                Command::Subscribe { room, replay } => (id, Some(room), Some(Work::Join(replay))),
                 Command::Unsubscribe { room } => (id, Some(room), Some(Work::Leave)),
-                Command::Publish { room, content } => (id, Some(room), Some(Work::Publish(content))),
+                Command::Publish { room, content, key } => {
+                    (id, Some(room), Some(Work::Publish(content, key)))
+                }
                 Command::Ping => (id, None, None),
             },
             Err(error) => {
@@ -232,22 +238,22 @@ impl WsSession {
 
     fn carry_out(&mut self, steps: Vec<Step>, ctx: &mut Ctx) {
         let (session, dialect) = (self.id, self.seat.dialect);
-        let registry = &self.seat.hub.registry;
         for step in steps {
             match step {
-                Step::Join { ticket, room } => registry.do_send(Join {
+                Step::Join { ticket, room, replay } => self.seat.hub.registry.do_send(Join {
                     session,
                     room,
                     ticket,
                     dialect,
+                    replay,
                 }),
-                Step::Leave { ticket, room } => registry.do_send(Leave {
+                Step::Leave { ticket, room } => self.seat.hub.registry.do_send(Leave {
                     session,
                     room,
                     ticket,
                 }),
                 Step::Cancel { ticket, room } => {
-                    registry.do_send(Abort {
+                    self.seat.hub.registry.do_send(Abort {
                         session,
                         room,
                         ticket,
@@ -270,8 +276,9 @@ impl WsSession {
                     ticket,
                     room,
                     content,
+                    key,
                     since,
-                } => self.publish(ticket, room, content, since),
+                } => self.publish(ticket, room, content, key, since),
                 Step::Reply {
                     room,
                     id,
@@ -279,13 +286,20 @@ impl WsSession {
                     cost,
                 } => {
                     self.intake.release(cost);
-                    self.reply(&room, id.as_ref(), &reply, ctx);
+                    self.reply(&room, id.as_ref(), reply, ctx);
                 }
             }
         }
     }
 
-    fn publish(&self, ticket: Ticket, room: RoomName, content: Content, since: Instant) {
+    fn publish(
+        &self,
+        ticket: Ticket,
+        room: RoomName,
+        content: Content,
+        key: Option<IdempotenceKey>,
+        since: Instant,
+    ) {
         let message = RoomMessage {
             room,
             content,
@@ -298,31 +312,103 @@ impl WsSession {
             // Fails when the worker has ended, and the session with it.
             let _ = queue.send(Dispatch::One(session, Notice::Published(ticket, outcome)));
         });
-        self.seat.hub.publisher.publish(message, since, answer);
+        self.seat.hub.publisher.publish(message, key, since, answer);
     }
 
-    fn reply(&self, room: &RoomName, id: Option<&RequestId>, reply: &Reply, ctx: &mut Ctx) {
-        let frame = match reply {
+    fn reply(&mut self, room: &RoomName, id: Option<&RequestId>, reply: Reply, ctx: &mut Ctx) {
+        let is_plain = self.seat.dialect == Dialect::Plain;
+        match reply {
             Reply::Error(refusal) => {
                 // A plain session's memberships are not acknowledged, and neither is their end.
-                let silent = self.seat.dialect == Dialect::Plain && refusal.code == ErrorCode::Cancelled;
-                if !silent {
-                    self.fail(id, refusal, ctx);
+                if !(is_plain && refusal.code == ErrorCode::Cancelled) {
+                    self.fail(id, &refusal, ctx);
                 }
-                return;
             }
-            _ if self.seat.dialect == Dialect::Plain => return,
-            Reply::Subscribed | Reply::Deferred => ServerFrame::Subscribed { id, room },
-            Reply::Unsubscribed => ServerFrame::Unsubscribed { id, room },
-            Reply::Sent => ServerFrame::Sent { id, room },
-        };
-        self.send(frame.encode(), ctx);
+            Reply::Unsubscribed => {
+                for unsaid in self.replays.end(room) {
+                    self.vitals.unqueue(Notice::Room(unsaid).cost(self.seat.dialect));
+                }
+                if !is_plain {
+                    self.send(ServerFrame::Unsubscribed { id, room }.encode(), ctx);
+                }
+            }
+            _ if is_plain => {}
+            Reply::Deferred => self.subscribed(room, id, None, Admission::again(None), ctx),
+            Reply::Subscribed(ticket, admission) => self.subscribed(room, id, Some(ticket), *admission, ctx),
+            Reply::Sent(position) => {
+                let position = position.as_ref();
+                self.send(ServerFrame::Sent { id, room, position }.encode(), ctx);
+            }
+        }
     }
 
-    fn room_events(&self, events: &[RoomEvent], ctx: &mut Ctx) {
+    fn subscribed(
+        &mut self,
+        room: &RoomName,
+        id: Option<&RequestId>,
+        ticket: Option<Ticket>,
+        admission: Admission,
+        ctx: &mut Ctx,
+    ) {
+        let Admission {
+            position,
+            recovered,
+            replay,
+        } = admission;
+        // Who joins again in the middle of a replay is there, and not yet where the room is.
+        let told = self.replays.position(room).or_else(|| position.clone());
+        let frame = ServerFrame::Subscribed {
+            id,
+            room,
+            position: told.as_ref(),
+            recovered,
+        };
+        self.send(frame.encode(), ctx);
+        self.send_events(&replay.events, ctx);
+        if let (Some(ticket), Some(after), Some(until)) = (ticket, replay.next, position) {
+            let next = self.replays.begin(ticket, room, after, until);
+            self.go_on(ticket, next, ctx);
+        }
+    }
+
+    fn replayed(&mut self, ticket: Ticket, part: &Part, ctx: &mut Ctx) {
+        if self.replays.has(ticket) {
+            self.send_events(&part.events, ctx);
+            if let Some(next) = self.replays.advance(ticket, part.next) {
+                self.go_on(ticket, next, ctx);
+            }
+        }
+    }
+
+    fn go_on(&mut self, ticket: Ticket, next: Next, ctx: &mut Ctx) {
+        match next {
+            // This runs when the peer has taken what it was sent before, so it sets the pace of its replay.
+            Next::Pull { room, after, until } => self.seat.hub.registry.do_send(Pull {
+                session: self.id,
+                room,
+                ticket,
+                after,
+                until,
+            }),
+            Next::Live(waited) => {
+                for events in waited {
+                    self.room_events(&events, ctx);
+                }
+            }
+        }
+    }
+
+    fn room_events(&self, events: &Arc<[RoomEvent]>, ctx: &mut Ctx) {
         let dialect = self.seat.dialect;
-        self.vitals.unqueue(room_cost(events, dialect));
+        self.vitals
+            .unqueue(events.iter().map(|event| event.frame_bytes(dialect)).sum());
         for frame in events.iter().filter_map(|event| event.frame(dialect)) {
+            self.send(frame.clone(), ctx);
+        }
+    }
+
+    fn send_events(&self, events: &[Arc<RoomEvent>], ctx: &mut Ctx) {
+        for frame in events.iter().filter_map(|event| event.frame(self.seat.dialect)) {
             self.send(frame.clone(), ctx);
         }
     }
@@ -425,7 +511,7 @@ fn not_joined(reason: NotJoined) -> Refusal {
 
 fn published(outcome: PublishOutcome) -> Reply {
     let (outcome, message) = match outcome {
-        PublishOutcome::Accepted => return Reply::Sent,
+        PublishOutcome::Accepted(position) => return Reply::Sent(position),
         PublishOutcome::Refused(why) => (Outcome::Refused, format!("not published, try again: {why}")),
         PublishOutcome::Unknown(why) => (Outcome::Unknown, format!("perhaps not published: {why}")),
     };
@@ -494,12 +580,21 @@ impl Handler<Notice> for WsSession {
     type Result = ();
 
     fn handle(&mut self, notice: Notice, ctx: &mut Self::Context) {
-        if let Notice::Room(events) = &notice {
-            return self.room_events(events, ctx);
-        }
-        self.vitals.unqueue(0);
+        let notice = match notice {
+            Notice::Room(events) => {
+                if let Some(events) = self.replays.hold(events) {
+                    self.room_events(&events, ctx);
+                }
+                return;
+            }
+            other => other,
+        };
+        self.vitals.unqueue(notice.cost(self.seat.dialect));
         match notice {
-            Notice::Joined(ticket) => self.answered(ticket, Reply::Subscribed, ctx),
+            Notice::Joined(ticket, admission) => {
+                self.answered(ticket, Reply::Subscribed(ticket, admission), ctx);
+            }
+            Notice::Replay(ticket, part) => self.replayed(ticket, &part, ctx),
             Notice::Deferred(ticket) => self.answered(ticket, Reply::Deferred, ctx),
             Notice::NotJoined(ticket, reason) => self.answered(ticket, Reply::Error(not_joined(reason)), ctx),
             Notice::Left(ticket) => self.answered(ticket, Reply::Unsubscribed, ctx),

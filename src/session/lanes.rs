@@ -14,18 +14,19 @@ use std::time::Instant;
 
 use crate::protocol::client::RequestId;
 use crate::protocol::error::{ErrorCode, Outcome};
-use crate::protocol::{Content, RoomName};
+use crate::protocol::{Content, IdempotenceKey, Position, Replay, RoomName};
 use crate::rooms::Ticket;
+use crate::rooms::timeline::Admission;
 
 /// What a command in a lane does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Work {
     /// Become a member.
-    Join,
+    Join(Replay),
     /// Be a member no more.
     Leave,
     /// Send a message.
-    Publish(Content),
+    Publish(Content, Option<IdempotenceKey>),
     /// Nothing: the command was wrong, and only its answer keeps its place.
     Refuse(Refusal),
 }
@@ -41,11 +42,11 @@ pub(super) struct Refusal {
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reply {
-    Subscribed,
+    Subscribed(Ticket, Box<Admission>),
     /// A plain session's wish stands; nothing is said.
     Deferred,
     Unsubscribed,
-    Sent,
+    Sent(Option<Position>),
     Error(Refusal),
 }
 
@@ -53,7 +54,11 @@ pub(super) enum Reply {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Ask for a membership.
-    Join { ticket: Ticket, room: RoomName },
+    Join {
+        ticket: Ticket,
+        room: RoomName,
+        replay: Replay,
+    },
     /// End a membership.
     Leave { ticket: Ticket, room: RoomName },
     /// Hand a message to the broker.
@@ -61,6 +66,7 @@ pub(super) enum Step {
         ticket: Ticket,
         room: RoomName,
         content: Content,
+        key: Option<IdempotenceKey>,
         /// When the command arrived; its answer is due from then.
         since: Instant,
     },
@@ -126,11 +132,11 @@ impl Lanes {
         let mut steps = Vec::new();
         match &work {
             Work::Leave => cancel_join(lane, room, &mut steps),
-            Work::Publish(content) => {
+            Work::Publish(content, _) => {
                 cost += content.text.len();
                 hurry_join(lane, room, now, &mut steps);
             }
-            Work::Join | Work::Refuse(_) => {}
+            Work::Join(_) | Work::Refuse(_) => {}
         }
         lane.push_back(Entry {
             ticket: self.last_ticket,
@@ -209,7 +215,7 @@ fn begin(
     let (mut publishing, mut settling) = (false, false);
     let first_publish = lane
         .iter()
-        .find(|entry| matches!(entry.state, State::Waiting(Work::Publish(_))))
+        .find(|entry| matches!(entry.state, State::Waiting(Work::Publish(..))))
         .map(|entry| entry.since);
     for entry in lane {
         let ticket = entry.ticket;
@@ -224,8 +230,8 @@ fn begin(
                 continue;
             }
             State::Waiting(Work::Refuse(_)) => {}
-            State::Waiting(Work::Publish(_)) if settling => return,
-            State::Waiting(Work::Join | Work::Leave) if settling || publishing => return,
+            State::Waiting(Work::Publish(..)) if settling => return,
+            State::Waiting(Work::Join(_) | Work::Leave) if settling || publishing => return,
             State::Waiting(_) => {}
         }
         let State::Waiting(work) = std::mem::replace(&mut entry.state, State::Leaving) else {
@@ -233,7 +239,7 @@ fn begin(
         };
         let room = room.clone();
         let step = match work {
-            Work::Join => {
+            Work::Join(replay) => {
                 settling = true;
                 entry.state = State::Joining {
                     hurried: first_publish.is_some(),
@@ -248,6 +254,7 @@ fn begin(
                 Step::Join {
                     ticket,
                     room: room.clone(),
+                    replay,
                 }
             }
             Work::Leave => {
@@ -257,13 +264,14 @@ fn begin(
                     room: room.clone(),
                 }
             }
-            Work::Publish(content) => {
+            Work::Publish(content, key) => {
                 publishing = true;
                 entry.state = State::Publishing;
                 Step::Publish {
                     ticket,
                     room: room.clone(),
                     content,
+                    key,
                     since: entry.since,
                 }
             }
@@ -323,7 +331,19 @@ mod tests {
     }
 
     fn publish() -> Work {
-        Work::Publish(Content::text("x"))
+        Work::Publish(Content::text("x"), None)
+    }
+
+    fn join() -> Work {
+        Work::Join(Replay::default())
+    }
+
+    fn subscribed() -> Reply {
+        Reply::Subscribed(1, Box::new(Admission::again(None)))
+    }
+
+    fn sent() -> Reply {
+        Reply::Sent(None)
     }
 
     /// Replies among steps, by id.
@@ -353,12 +373,13 @@ mod tests {
     #[test]
     fn a_publish_waits_for_the_subscription_before_it() {
         let (mut lanes, r) = (Lanes::default(), room("r"));
-        let (steps, _) = lanes.push(&r, id(1), Work::Join, now());
+        let (steps, _) = lanes.push(&r, id(1), join(), now());
         assert_eq!(
             steps,
             [Step::Join {
                 ticket: 1,
-                room: r.clone()
+                room: r.clone(),
+                replay: Replay::default(),
             }]
         );
         let (steps, _) = lanes.push(&r, id(2), publish(), now());
@@ -370,12 +391,12 @@ mod tests {
                 since: now(),
             }]
         );
-        let steps = lanes.answer(1, Reply::Subscribed);
+        let steps = lanes.answer(1, subscribed());
         assert_eq!(
             (replies(&steps), begun(&steps)),
-            (vec![(1, Reply::Subscribed)], vec![2])
+            (vec![(1, subscribed())], vec![2])
         );
-        assert_eq!(replies(&lanes.answer(2, Reply::Sent)), [(2, Reply::Sent)]);
+        assert_eq!(replies(&lanes.answer(2, sent())), [(2, sent())]);
         assert!(lanes.lanes.is_empty() && lanes.under_way.is_empty());
     }
 
@@ -385,17 +406,14 @@ mod tests {
         for number in 1..=3 {
             assert_eq!(begun(&lanes.push(&r, id(number), publish(), now()).0).len(), 1);
         }
-        assert!(lanes.answer(2, Reply::Sent).is_empty());
-        assert_eq!(
-            replies(&lanes.answer(1, Reply::Sent)),
-            [(1, Reply::Sent), (2, Reply::Sent)]
-        );
+        assert!(lanes.answer(2, sent()).is_empty());
+        assert_eq!(replies(&lanes.answer(1, sent())), [(1, sent()), (2, sent())]);
     }
 
     #[test]
     fn an_unsubscribe_cancels_a_subscribe_under_way() {
         let (mut lanes, r) = (Lanes::default(), room("r"));
-        let _ = lanes.push(&r, id(1), Work::Join, now());
+        let _ = lanes.push(&r, id(1), join(), now());
         let (steps, _) = lanes.push(&r, id(2), Work::Leave, now());
         assert_eq!(
             steps,
@@ -416,9 +434,9 @@ mod tests {
     #[test]
     fn rooms_do_not_wait_for_each_other() {
         let mut lanes = Lanes::default();
-        let _ = lanes.push(&room("a"), id(1), Work::Join, now());
+        let _ = lanes.push(&room("a"), id(1), join(), now());
         assert_eq!(begun(&lanes.push(&room("b"), id(2), publish(), now()).0), [2]);
-        assert_eq!(replies(&lanes.answer(2, Reply::Sent)), [(2, Reply::Sent)]);
+        assert_eq!(replies(&lanes.answer(2, sent())), [(2, sent())]);
     }
 
     #[test]
@@ -431,13 +449,13 @@ mod tests {
         };
         let _ = lanes.push(&r, id(1), publish(), now());
         assert!(replies(&lanes.push(&r, id(2), Work::Refuse(refusal.clone()), now()).0).is_empty());
-        let steps = lanes.answer(1, Reply::Sent);
-        assert_eq!(replies(&steps), [(1, Reply::Sent), (2, Reply::Error(refusal))]);
+        let steps = lanes.answer(1, sent());
+        assert_eq!(replies(&steps), [(1, sent()), (2, Reply::Error(refusal))]);
     }
 
     fn work() -> impl Strategy<Value = Work> {
         prop_oneof![
-            Just(Work::Join),
+            Just(join()),
             Just(Work::Leave),
             Just(publish()),
             Just(Work::Refuse(Refusal {
@@ -483,11 +501,11 @@ mod tests {
                         steps
                     }
                     Some(Event::Answer(n)) if !under_way.is_empty() => {
-                        lanes.answer(under_way.remove(n % under_way.len()), Reply::Sent)
+                        lanes.answer(under_way.remove(n % under_way.len()), sent())
                     }
                     Some(Event::Answer(_)) => continue,
                     None if under_way.is_empty() => break,
-                    None => lanes.answer(under_way.remove(0), Reply::Sent),
+                    None => lanes.answer(under_way.remove(0), sent()),
                 };
                 under_way.extend(begun(&steps));
                 for step in steps {

@@ -1,8 +1,8 @@
 //! One WebSocket: what its peer sends becomes commands, what its rooms tell becomes frames.
 //!
 //! [`actor`] is the session. Around it stand the streams of its connection, `inbound` (framing, sizes, pace) and
-//! `outbound` (pieces, progress). `lanes` keeps the order of its commands, `rate` counts them, [`socket`] ends what
-//! cannot end itself.
+//! `outbound` (pieces, progress). `lanes` keeps the order of its commands, `rate` counts them, `replay` holds
+//! back what is live while the past is told, [`socket`] ends what cannot end itself.
 
 pub mod actor;
 mod framing;
@@ -10,4 +10,5 @@ mod inbound;
 mod lanes;
 mod outbound;
 mod rate;
+mod replay;
 pub mod socket;

@@ -1,29 +1,39 @@
-//! Redis as the broker: one subscribing and one publishing connection per node.
+//! Redis as the broker: one subscribing, one publishing and one reading connection per node.
 //!
 //! - The channel of a room is the prefix followed by its name, taken literally: `SUBSCRIBE`, never `PSUBSCRIBE`.
 //! - Internal channels begin, after the prefix, with U+0001, which no room name can contain.
 //! - Each wait for Redis has a deadline; a connection that misses one is replaced.
 //!
-//! [`payload`] is what travels on a channel, [`subscriber`] and [`publisher`] own one connection each, [`backoff`]
-//! paces their dials.
+//! [`payload`] is what travels on a channel, [`scripts`] what runs in Redis; [`subscriber`], [`publisher`] and
+//! [`reader`] own one connection each, [`backoff`] paces their dials.
 
 mod backoff;
 mod payload;
 mod publisher;
+mod reader;
+mod scripts;
 mod subscriber;
 
+use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use actix::prelude::{Actor, Recipient};
+use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{Client, ConnectionAddr, IntoConnectionInfo, TlsCertificates};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisError, RedisResult,
+    TlsCertificates, Value,
+};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
+use self::scripts::Scripts;
 use super::health::Health;
 use super::{LinkCommand, LinkEvent, PublishQueue};
 use crate::config::{Config, RedisConfig};
 use crate::metrics::Metrics;
-use crate::protocol::RoomName;
 
 /// How long a dial may take, the handshake included.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -39,11 +49,14 @@ pub(super) struct RedisBroker {
     shared: Arc<Shared>,
 }
 
-/// What both connections need.
+/// What all connections need.
 struct Shared {
     client: Client,
     prefix: String,
+    scripts: Scripts,
     canary_channel: String,
+    /// The number of the current or last subscribing connection.
+    link: AtomicU64,
     max_payload: usize,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
@@ -56,14 +69,16 @@ impl RedisBroker {
         node: &str,
         metrics: &Arc<Metrics>,
         health: &Arc<Health>,
-    ) -> redis::RedisResult<Self> {
+    ) -> RedisResult<Self> {
         // The process may have chosen a provider already; ours is only needed where none is installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Self {
             shared: Arc::new(Shared {
                 client: client(redis)?,
                 prefix: config.redis_prefix.clone(),
+                scripts: Scripts::new(&config.redis_prefix, config.retention),
                 canary_channel: format!("{}\u{1}canary:{node}", config.redis_prefix),
+                link: AtomicU64::new(0),
                 max_payload: config.max_message.saturating_mul(PAYLOAD_FACTOR),
                 metrics: metrics.clone(),
                 health: health.clone(),
@@ -77,20 +92,54 @@ impl RedisBroker {
     }
 
     pub(super) fn start(self, queue: PublishQueue, events: Recipient<LinkEvent>) -> Recipient<LinkCommand> {
+        let (reads, read_queue) = mpsc::unbounded_channel();
         actix::spawn(publisher::RedisPublisher::new(self.shared.clone(), queue).run());
-        subscriber::RedisSubscriber::new(self.shared, events)
+        actix::spawn(reader::RedisReader::new(self.shared.clone(), read_queue, events.clone()).run());
+        subscriber::RedisSubscriber::new(self.shared, reads, events)
             .start()
             .recipient()
     }
 }
 
 impl Shared {
-    fn channel(&self, room: &RoomName) -> String {
-        format!("{}{room}", self.prefix)
+    /// Opens a connection for commands.
+    async fn dial(&self) -> RedisResult<MultiplexedConnection> {
+        self.metrics.redis_dials.inc();
+        // The crate's own timeouts are off: ours cover the whole of a dial and of a batch.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        let dial = self.client.get_multiplexed_async_connection_with_config(&config);
+        within(DIAL_TIMEOUT, "the dial", dial).await
     }
 }
 
-fn client(redis: &RedisConfig) -> redis::RedisResult<Client> {
+/// Sends commands in one write and waits for all their replies, errors among them.
+async fn call(connection: &mut MultiplexedConnection, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+    connection.send_packed_commands(commands, 0, commands.len()).await
+}
+
+/// Whether Redis does not know the script that was called, and has done nothing.
+fn is_unknown_script(reply: &Value) -> bool {
+    matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT")
+}
+
+/// Bounds a wait for Redis.
+async fn within<T>(
+    limit: Duration,
+    what: &str,
+    wait: impl Future<Output = RedisResult<T>>,
+) -> RedisResult<T> {
+    timeout(limit, wait).await.unwrap_or_else(|_| {
+        let message = format!("{what} was not answered in time");
+        Err(RedisError::from(std::io::Error::new(
+            std::io::ErrorKind::TimedOut,
+            message,
+        )))
+    })
+}
+
+fn client(redis: &RedisConfig) -> RedisResult<Client> {
     let info = redis.url.reveal().into_connection_info()?;
     let addr = match info.addr().clone() {
         ConnectionAddr::TcpTls {

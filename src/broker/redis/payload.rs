@@ -5,6 +5,7 @@
 //! - Unknown fields are ignored, and so is a field of ours that has the wrong form: anybody may publish here, and a
 //!   newer node may send more than this one knows.
 //! - A payload that names another room, or is not of this form, is refused with a word for the log.
+//! - With history the publish script ends the payload: it adds `offset`, `epoch`, `seal` and `time`.
 
 use std::borrow::Cow;
 
@@ -12,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::broker::RoomMessage;
-use crate::protocol::{Content, RoomName};
+use crate::broker::history::{Arrival, Claim};
+use crate::protocol::{Content, Epoch, RoomName};
 
 /// The form of our payloads, for readers that come later.
 const VERSION: u8 = 1;
@@ -63,10 +65,27 @@ struct Incoming<'a> {
     session: Option<&'a RawValue>,
     #[serde(borrow)]
     time: Option<&'a RawValue>,
+    #[serde(borrow)]
+    offset: Option<&'a RawValue>,
+    #[serde(borrow)]
+    epoch: Option<&'a RawValue>,
+    #[serde(borrow)]
+    seal: Option<&'a RawValue>,
+}
+
+/// The payload for `message`, without its last brace and its time: the publish script adds them.
+pub(super) fn encode_open(message: &RoomMessage) -> Vec<u8> {
+    let mut payload = encode_at(message, None);
+    payload.pop();
+    payload
 }
 
 /// The payload for `message`.
 pub(super) fn encode(message: &RoomMessage) -> Vec<u8> {
+    encode_at(message, message.time)
+}
+
+fn encode_at(message: &RoomMessage, time: Option<u64>) -> Vec<u8> {
     let outgoing = Outgoing {
         r#type: "sendMessage",
         room_id: message.room.as_str(),
@@ -75,13 +94,13 @@ pub(super) fn encode(message: &RoomMessage) -> Vec<u8> {
         v: VERSION,
         sender: message.sender.as_deref(),
         session: message.session.as_deref(),
-        time: message.time,
+        time,
     };
     serde_json::to_vec(&outgoing).expect("strings and numbers always serialize")
 }
 
 /// The message in a payload that arrived on the channel of `room`.
-pub(super) fn decode(room: &RoomName, payload: &[u8], max_bytes: usize) -> Result<RoomMessage, PayloadError> {
+pub(super) fn decode(room: &RoomName, payload: &[u8], max_bytes: usize) -> Result<Arrival, PayloadError> {
     if payload.len() > max_bytes {
         return Err(PayloadError::TooLarge);
     }
@@ -97,7 +116,7 @@ pub(super) fn decode(room: &RoomName, payload: &[u8], max_bytes: usize) -> Resul
     if is_json && serde_json::from_str::<&RawValue>(&text).is_err() {
         return Err(PayloadError::NotJson);
     }
-    Ok(RoomMessage {
+    let message = RoomMessage {
         room: room.clone(),
         content: if is_json {
             Content::json(text)
@@ -107,7 +126,20 @@ pub(super) fn decode(room: &RoomName, payload: &[u8], max_bytes: usize) -> Resul
         sender: own_field(incoming.sender),
         session: own_field(incoming.session),
         time: own_field(incoming.time),
-    })
+    };
+    let claim = match (
+        own_field(incoming.offset),
+        own_field::<Cow<'_, str>>(incoming.epoch),
+        own_field(incoming.seal),
+    ) {
+        (Some(offset), Some(epoch), Some(seal)) => Some(Claim {
+            offset,
+            epoch: Epoch::new(&epoch),
+            seal,
+        }),
+        _ => None,
+    };
+    Ok(Arrival { message, claim })
 }
 
 fn own_field<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
@@ -127,7 +159,7 @@ mod tests {
     }
 
     fn decoded(payload: &str) -> Result<RoomMessage, PayloadError> {
-        decode(&room("room1"), payload.as_bytes(), MAX)
+        decode(&room("room1"), payload.as_bytes(), MAX).map(|arrival| arrival.message)
     }
 
     #[test]
@@ -154,6 +186,32 @@ mod tests {
             payload,
             r#"{"type":"sendMessage","roomId":"room1","message":"{\"a\":\"b\"}","json":true,"v":1}"#
         );
+    }
+
+    #[test]
+    fn a_claim_is_read_if_it_is_whole() {
+        let claim = |fields: &str| {
+            let payload = format!(r#"{{"type":"sendMessage","roomId":"room1","message":"x"{fields}}}"#);
+            decode(&room("room1"), payload.as_bytes(), MAX)
+                .expect("good")
+                .claim
+        };
+        assert_eq!(
+            claim(r#","offset":7,"epoch":"k","seal":"s""#),
+            Some(Claim {
+                offset: 7,
+                epoch: Epoch::new("k"),
+                seal: "s".into()
+            })
+        );
+        for part in [
+            "",
+            r#","offset":7,"epoch":"k""#,
+            r#","offset":-7,"epoch":"k","seal":"s""#,
+            r#","offset":7,"epoch":8,"seal":"s""#,
+        ] {
+            assert_eq!(claim(part), None, "{part}");
+        }
     }
 
     #[test]
@@ -225,7 +283,7 @@ mod tests {
                 time,
             };
             let decoded = decode(&sent.room, &encode(&sent), MAX);
-            prop_assert_eq!(decoded, Ok(sent));
+            prop_assert_eq!(decoded, Ok(Arrival::unnumbered(sent)));
         }
     }
 }

@@ -2,25 +2,32 @@
 //!
 //! - What is queued goes out in one write per batch, in order; the next batch waits for the answers to the last. So a
 //!   publish is never overtaken by a later one, and the queue grows into batches when Redis is slow.
+//! - With history a batch is one transaction: if Redis does not know the script, none of its publishes has happened,
+//!   and all are sent again, in order, once the script is loaded.
 //! - While the connection is away a publish waits [`PATIENCE`] for its return and is then refused: it has not left this
-//!   process. One that was sent and not answered in [`ANSWER_TIMEOUT`] has an unknown outcome.
+//!   process. One that was sent and lost its answer with the connection has an unknown outcome, unless it has an
+//!   idempotence key: then it is sent again, until [`ANSWER_TIMEOUT`].
 //! - An error that Redis answers is a refusal: Redis did not carry the command out.
 //! - Once every [`CANARY_INTERVAL`] a canary goes along, to be heard again by this node's subscription.
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
+use lru::LruCache;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Pipeline, RedisError, RedisResult, Value};
-use tokio::time::{interval, sleep_until, timeout};
+use redis::{Pipeline, RedisError, RedisResult, Value};
+use tokio::time::{interval, sleep_until};
 
 use super::backoff::Backoff;
-use super::{CANARY_INTERVAL, DIAL_TIMEOUT, Shared, payload};
+use super::scripts::position;
+use super::{CANARY_INTERVAL, Shared, call, is_unknown_script, within};
 use crate::broker::{Publish, PublishOutcome, PublishQueue};
+use crate::protocol::{Position, RoomName};
 use crate::throttle::Throttle;
 
 /// How long a publish waits for a connection before it is refused.
@@ -41,14 +48,47 @@ const MAX_BATCH: usize = 512;
 /// Payload bytes in one batch at most, as far as whole publishes allow.
 const MAX_BATCH_BYTES: usize = 512 * 1024;
 
+/// Rooms whose last place is remembered, so that a Redis that comes back with older data is found out.
+const MAX_SEEN_ROOMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
+
+/// How often a batch is sent again because Redis has forgotten the script.
+const MAX_LOADS: usize = 3;
+
 pub(super) struct RedisPublisher {
     shared: Arc<Shared>,
     queue: PublishQueue,
-    /// Taken from the queue, not sent yet.
-    waiting: VecDeque<Publish>,
+    /// Taken from the queue, not answered yet.
+    waiting: VecDeque<Waiting>,
+    seen: LruCache<RoomName, Position>,
     backoff: Backoff,
     next_canary: Instant,
     dial_log: Throttle,
+}
+
+struct Waiting {
+    publish: Publish,
+    /// It has been sent before, and may have been carried out.
+    sent: bool,
+}
+
+impl Waiting {
+    fn new(publish: Publish) -> Self {
+        Self { publish, sent: false }
+    }
+
+    /// Answers it, if it has waited for a connection for too long.
+    fn give_up(self, now: Instant) -> Option<Self> {
+        let patience = if self.sent { ANSWER_TIMEOUT } else { PATIENCE };
+        if now < self.publish.since + patience {
+            return Some(self);
+        }
+        self.publish.answer.give(if self.sent {
+            PublishOutcome::Unknown("the connection to redis was lost before the answer".to_owned())
+        } else {
+            PublishOutcome::Refused("there is no connection to redis".to_owned())
+        });
+        None
+    }
 }
 
 impl RedisPublisher {
@@ -57,6 +97,7 @@ impl RedisPublisher {
             shared,
             queue,
             waiting: VecDeque::new(),
+            seen: LruCache::new(MAX_SEEN_ROOMS),
             backoff: Backoff::default(),
             next_canary: Instant::now(),
             dial_log: Throttle::per_second(),
@@ -83,27 +124,15 @@ impl RedisPublisher {
             let shared = self.shared.clone();
             let dial = async move {
                 tokio::time::sleep(pause).await;
-                shared.metrics.redis_dials.inc();
-                // The crate's own timeouts are off: ours cover the whole of a dial and of a batch.
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(None)
-                    .set_response_timeout(None);
-                timeout(
-                    DIAL_TIMEOUT,
-                    shared
-                        .client
-                        .get_multiplexed_async_connection_with_config(&config),
-                )
-                .await
+                shared.dial().await
             };
             let problem = match self.refuse_during(dial).await? {
-                Ok(Ok(connection)) => {
+                Ok(connection) => {
                     self.backoff.connected(Instant::now());
                     info!("publishing to redis");
                     return Some(connection);
                 }
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "the dial was not answered in time".to_owned(),
+                Err(error) => error.to_string(),
             };
             if let Some(suppressed) = self.dial_log.pass(Instant::now()) {
                 warn!("no publishing connection to redis: problem={problem:?} unlogged={suppressed}");
@@ -112,7 +141,7 @@ impl RedisPublisher {
         }
     }
 
-    /// Waits for `future`, and meanwhile refuses what has waited too long. `None` when the node stops.
+    /// Waits for `future`, and meanwhile gives up what has waited too long. `None` when the node stops.
     async fn refuse_during<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
         let mut future = pin!(future);
         let mut batch = Vec::new();
@@ -124,21 +153,14 @@ impl RedisPublisher {
                     if count == 0 {
                         return None;
                     }
-                    self.waiting.extend(batch.drain(..));
+                    self.waiting.extend(batch.drain(..).map(Waiting::new));
                 }
-                now = looks.tick(), if !self.waiting.is_empty() => self.refuse_overdue(now.into_std()),
-            }
-        }
-    }
-
-    fn refuse_overdue(&mut self, now: Instant) {
-        // Not only at the front: who waited for a subscription first has been waiting for longer than its neighbours.
-        for publish in std::mem::take(&mut self.waiting) {
-            if now >= publish.since + PATIENCE {
-                let reason = "there is no connection to redis".to_owned();
-                publish.answer.give(PublishOutcome::Refused(reason));
-            } else {
-                self.waiting.push_back(publish);
+                now = looks.tick(), if !self.waiting.is_empty() => {
+                    let now = now.into_std();
+                    // Not only at the front: who waited for a subscription first has waited longer than its neighbours.
+                    let waiting = std::mem::take(&mut self.waiting);
+                    self.waiting = waiting.into_iter().filter_map(|waiting| waiting.give_up(now)).collect();
+                }
             }
         }
     }
@@ -154,7 +176,7 @@ impl RedisPublisher {
                         if count == 0 {
                             return Ok(());
                         }
-                        self.waiting.extend(taken.drain(..));
+                        self.waiting.extend(taken.drain(..).map(Waiting::new));
                     }
                 }
             }
@@ -164,14 +186,14 @@ impl RedisPublisher {
                 self.next_canary = now + CANARY_INTERVAL;
             }
             let batch = self.next_batch();
-            self.send(&mut connection, batch, with_canary).await?;
+            self.publish(&mut connection, batch, with_canary).await?;
         }
     }
 
     fn next_batch(&mut self) -> Vec<Publish> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while bytes < MAX_BATCH_BYTES && batch.len() < MAX_BATCH {
-            let Some(publish) = self.waiting.pop_front() else {
+            let Some(Waiting { publish, .. }) = self.waiting.pop_front() else {
                 break;
             };
             bytes += publish.message.cost();
@@ -180,58 +202,79 @@ impl RedisPublisher {
         batch
     }
 
-    async fn send(
+    /// Sends a batch until Redis has carried it out or refused it.
+    async fn publish(
         &mut self,
         connection: &mut MultiplexedConnection,
         batch: Vec<Publish>,
         with_canary: bool,
     ) -> RedisResult<()> {
-        let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
-        for publish in &batch {
-            let channel = self.shared.channel(&publish.message.room);
-            pipeline
-                .cmd("PUBLISH")
-                .arg(channel)
-                .arg(payload::encode(&publish.message));
-        }
-        if with_canary {
-            pipeline.cmd("PUBLISH").arg(&self.shared.canary_channel).arg("");
-        }
         let now = Instant::now();
         let oldest = batch.iter().map(|publish| publish.since).min().unwrap_or(now);
         let patience = (oldest + ANSWER_TIMEOUT)
             .saturating_duration_since(now)
             .max(MIN_ANSWER_TIMEOUT);
-        let count = batch.len() + usize::from(with_canary);
-        let sent = connection.send_packed_commands(&pipeline, 0, count);
-        let answers = match timeout(patience, sent).await {
-            Ok(answers) => answers,
-            Err(_) => Err(RedisError::from(std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                "a publish was not answered in time",
-            ))),
-        };
-        self.settle(batch, with_canary, answers)
+        let sent = within(patience, "a publish", self.send(connection, &batch, with_canary)).await;
+        match sent {
+            Ok(Replies { publishes, canary }) => {
+                if with_canary && !matches!(canary, Some(Value::ServerError(_)) | None) {
+                    self.shared.health.canary_taken(Instant::now());
+                }
+                self.settle(batch, publishes)
+            }
+            Err(error) => {
+                self.lost(batch, &error);
+                Err(error)
+            }
+        }
     }
 
-    fn settle(
+    /// Sends a batch, and sends it again if Redis has forgotten the script.
+    async fn send(
         &mut self,
-        batch: Vec<Publish>,
+        connection: &mut MultiplexedConnection,
+        batch: &[Publish],
         with_canary: bool,
-        answers: RedisResult<Vec<Value>>,
-    ) -> RedisResult<()> {
-        let mut answers = match answers {
-            Ok(answers) => answers.into_iter(),
-            Err(error) => {
-                for publish in batch {
-                    publish.answer.give(PublishOutcome::Unknown(error.to_string()));
-                }
-                return Err(error);
+    ) -> RedisResult<Replies> {
+        let is_transaction = self.shared.scripts.keep_history() && batch.len() > 1;
+        let mut commands = Pipeline::with_capacity(batch.len() + 3);
+        if is_transaction {
+            commands.cmd("MULTI");
+        }
+        for publish in batch {
+            let seen = self.seen.peek(&publish.message.room);
+            let publish = self
+                .shared
+                .scripts
+                .publish(&publish.message, publish.key.as_ref(), seen);
+            commands.add_command(publish);
+        }
+        if is_transaction {
+            commands.cmd("EXEC");
+        }
+        if with_canary {
+            commands.cmd("PUBLISH").arg(&self.shared.canary_channel).arg("");
+        }
+        for _ in 0..MAX_LOADS {
+            let replies = call(connection, &commands).await?;
+            let replies = Replies::sort(replies, batch.len(), is_transaction);
+            if !replies.publishes.iter().any(is_unknown_script) {
+                return Ok(replies);
             }
-        };
+            info!("redis has forgotten the publish script, which is loaded again");
+            let mut load = Pipeline::new();
+            load.add_command(self.shared.scripts.publish.load());
+            call(connection, &load).await?;
+        }
+        let problem = "redis forgets the publish script as soon as it is loaded";
+        Err(RedisError::from(std::io::Error::other(problem)))
+    }
+
+    fn settle(&mut self, batch: Vec<Publish>, replies: Vec<Value>) -> RedisResult<()> {
+        let mut replies = replies.into_iter();
         let mut demoted = None;
         for publish in batch {
-            let outcome = match answers.next() {
+            let outcome = match replies.next() {
                 Some(Value::ServerError(error)) => {
                     let error = RedisError::from(error);
                     let outcome = PublishOutcome::Refused(error.to_string());
@@ -241,14 +284,72 @@ impl RedisPublisher {
                     }
                     outcome
                 }
-                Some(_) => PublishOutcome::Accepted,
+                Some(reply) => {
+                    let position = position(&reply);
+                    if let Some(position) = &position {
+                        self.see(&publish.message.room, position);
+                    }
+                    PublishOutcome::Accepted(position)
+                }
                 None => PublishOutcome::Unknown("redis gave fewer answers than it was asked".to_owned()),
             };
             publish.answer.give(outcome);
         }
-        if with_canary && !matches!(answers.next(), Some(Value::ServerError(_)) | None) {
-            self.shared.health.canary_taken(Instant::now());
-        }
         demoted.map_or(Ok(()), Err)
+    }
+
+    /// A repeated publish is answered with an old place, which says nothing new.
+    fn see(&mut self, room: &RoomName, position: &Position) {
+        let is_old = |seen: &Position| seen.epoch == position.epoch && seen.offset >= position.offset;
+        if !self.seen.get(room).is_some_and(is_old) {
+            self.seen.put(room.clone(), position.clone());
+        }
+    }
+
+    /// The connection was lost with a batch under way. What has an idempotence key goes back to the front of the queue.
+    fn lost(&mut self, batch: Vec<Publish>, error: &RedisError) {
+        let now = Instant::now();
+        for publish in batch.into_iter().rev() {
+            if publish.key.is_some() && now < publish.since + ANSWER_TIMEOUT {
+                self.waiting.push_front(Waiting { publish, sent: true });
+            } else {
+                publish.answer.give(PublishOutcome::Unknown(error.to_string()));
+            }
+        }
+    }
+}
+
+/// The replies to a batch, one for each publish, and that to the canary.
+struct Replies {
+    publishes: Vec<Value>,
+    canary: Option<Value>,
+}
+
+impl Replies {
+    fn sort(replies: Vec<Value>, publishes: usize, is_transaction: bool) -> Self {
+        let mut replies = replies.into_iter();
+        if !is_transaction {
+            return Self {
+                publishes: replies.by_ref().take(publishes).collect(),
+                canary: replies.next(),
+            };
+        }
+        let queued: Vec<Value> = replies.by_ref().skip(1).take(publishes).collect();
+        let publishes = match replies.next() {
+            Some(Value::Array(executed)) => executed,
+            // Nothing was carried out. What could not even be queued says why.
+            Some(aborted) => queued
+                .into_iter()
+                .map(|reply| match reply {
+                    Value::ServerError(_) => reply,
+                    _ => aborted.clone(),
+                })
+                .collect(),
+            None => Vec::new(),
+        };
+        Self {
+            publishes,
+            canary: replies.next(),
+        }
     }
 }

@@ -3,25 +3,29 @@
 //! - A lost link is reported before anything of the next one; dialling goes on for ever.
 //! - Batches of rooms are one command each; several may be under way, and each is confirmed as a whole.
 //! - The crate queues what arrives without a bound, so the stream is always read: it is handed on in chunks of what
-//!   has arrived together.
+//!   has arrived together. While the sessions are too far behind, what arrives is dropped, and its rooms are named.
 //! - A command that is not confirmed in [`COMMAND_TIMEOUT`], or a silence that [`Health`](crate::broker::health::Health)
 //!   blames on this connection, replaces it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use actix::prelude::{
-    Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle, StreamHandler, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle,
+    StreamHandler, WrapFuture,
 };
 use futures_util::StreamExt;
 use log::{debug, info, warn};
 use redis::aio::{PubSub, PubSubSink};
 use redis::{Msg, RedisError, RedisResult};
-use tokio::time::timeout;
+use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
-use super::{CANARY_INTERVAL, DIAL_TIMEOUT, Shared, payload};
-use crate::broker::{LinkCommand, LinkEvent, RoomMessage};
+use super::{CANARY_INTERVAL, DIAL_TIMEOUT, Shared, payload, within};
+use crate::broker::history::{Arrival, ReadRequest};
+use crate::broker::{LinkCommand, LinkEvent, Transit};
 use crate::protocol::RoomName;
 use crate::throttle::Throttle;
 
@@ -34,13 +38,19 @@ const MAX_CHUNK: usize = 512;
 /// Rooms in one SUBSCRIBE or UNSUBSCRIBE at most, so that no command blocks Redis for long.
 const MAX_ROOMS_PER_COMMAND: usize = 1_000;
 
+/// How often it is looked whether the sessions have caught up after something was dropped.
+const MISSED_INTERVAL: Duration = Duration::from_millis(50);
+
 pub(super) struct RedisSubscriber {
     shared: Arc<Shared>,
+    reads: mpsc::UnboundedSender<ReadRequest>,
     events: Recipient<LinkEvent>,
     generation: u64,
     link: Option<Link>,
     backoff: Backoff,
     drop_log: Throttle,
+    /// Rooms of which something was dropped.
+    missed: HashSet<RoomName>,
 }
 
 struct Link {
@@ -55,14 +65,20 @@ enum Verb {
 }
 
 impl RedisSubscriber {
-    pub(super) fn new(shared: Arc<Shared>, events: Recipient<LinkEvent>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        reads: mpsc::UnboundedSender<ReadRequest>,
+        events: Recipient<LinkEvent>,
+    ) -> Self {
         Self {
             shared,
+            reads,
             events,
             generation: 0,
             link: None,
             backoff: Backoff::default(),
             drop_log: Throttle::per_second(),
+            missed: HashSet::new(),
         }
     }
 
@@ -71,8 +87,7 @@ impl RedisSubscriber {
         let dial = async move {
             tokio::time::sleep(pause).await;
             shared.metrics.redis_dials.inc();
-            let dialled = timeout(DIAL_TIMEOUT, open(&shared)).await;
-            dialled.unwrap_or_else(|_| Err(timed_out("the dial")))
+            within(DIAL_TIMEOUT, "the dial", open(&shared)).await
         };
         ctx.spawn(dial.into_actor(self).map(|dialled, actor, ctx| match dialled {
             Ok(pubsub) => actor.link_up(pubsub, ctx),
@@ -96,6 +111,7 @@ impl RedisSubscriber {
         let (sink, stream) = pubsub.split();
         let now = Instant::now();
         self.generation += 1;
+        self.shared.link.store(self.generation, Ordering::Relaxed);
         self.backoff.connected(now);
         self.shared.health.link_up(now);
         let stream = ctx.add_stream(stream.ready_chunks(MAX_CHUNK));
@@ -114,6 +130,7 @@ impl RedisSubscriber {
             self.generation
         );
         self.shared.metrics.redis_losses.inc();
+        self.missed.clear();
         self.events.do_send(LinkEvent::Down);
         self.dial_again(problem, ctx);
     }
@@ -122,7 +139,10 @@ impl RedisSubscriber {
     fn command(&mut self, verb: Verb, rooms: Vec<RoomName>, ctx: &mut Context<Self>) {
         let Some(link) = &self.link else { return };
         let (mut sink, generation) = (link.sink.clone(), self.generation);
-        let channels: Vec<String> = rooms.iter().map(|room| self.shared.channel(room)).collect();
+        let channels: Vec<String> = rooms
+            .iter()
+            .map(|room| self.shared.scripts.channel(room))
+            .collect();
         let call = async move {
             let call = async {
                 match verb {
@@ -130,9 +150,7 @@ impl RedisSubscriber {
                     Verb::Unsubscribe => sink.unsubscribe(&channels).await,
                 }
             };
-            timeout(COMMAND_TIMEOUT, call)
-                .await
-                .unwrap_or_else(|_| Err(timed_out("a subscription")))
+            within(COMMAND_TIMEOUT, "a subscription", call).await
         };
         ctx.spawn(call.into_actor(self).map(move |outcome, actor, ctx| {
             if actor.generation == generation && actor.link.is_some() {
@@ -174,7 +192,15 @@ impl RedisSubscriber {
         }
     }
 
-    fn understand(&mut self, message: &Msg, now: Instant) -> Option<RoomMessage> {
+    /// Says which rooms something was dropped of, once there is room again for what will be read instead.
+    fn tell_missed(&mut self) {
+        if !self.missed.is_empty() && !Transit::is_full(&self.shared.metrics) {
+            let rooms = self.missed.drain().collect();
+            self.events.do_send(LinkEvent::Missed(rooms));
+        }
+    }
+
+    fn understand(&mut self, message: &Msg, now: Instant) -> Option<Arrival> {
         let shared = &self.shared;
         let channel = message.get_channel_name();
         if channel == shared.canary_channel {
@@ -183,7 +209,7 @@ impl RedisSubscriber {
         }
         let room = RoomName::new(channel.strip_prefix(shared.prefix.as_str())?).ok()?;
         match payload::decode(&room, message.get_payload_bytes(), shared.max_payload) {
-            Ok(message) => Some(message),
+            Ok(arrival) => Some(arrival),
             Err(error) => {
                 shared.metrics.payloads_dropped.inc();
                 if let Some(suppressed) = self.drop_log.pass(now) {
@@ -201,14 +227,6 @@ async fn open(shared: &Shared) -> RedisResult<PubSub> {
     Ok(pubsub)
 }
 
-fn timed_out(what: &str) -> RedisError {
-    std::io::Error::new(
-        std::io::ErrorKind::TimedOut,
-        format!("{what} was not answered in time"),
-    )
-    .into()
-}
-
 /// Whether Redis said no, rather than said nothing.
 fn is_refusal(error: &RedisError) -> bool {
     !error.is_io_error()
@@ -223,6 +241,7 @@ impl Actor for RedisSubscriber {
     fn started(&mut self, ctx: &mut Self::Context) {
         let pause = self.backoff.next(Instant::now(), 0.0);
         self.dial_after(pause, ctx);
+        ctx.run_interval(MISSED_INTERVAL, |actor, _| actor.tell_missed());
         ctx.run_interval(CANARY_INTERVAL, |actor, ctx| {
             if actor.link.is_some() && actor.shared.health.link_is_dead(Instant::now()) {
                 actor.link_lost("redis takes publishes, but none of them arrives", ctx);
@@ -234,13 +253,23 @@ impl Actor for RedisSubscriber {
 impl StreamHandler<Vec<Msg>> for RedisSubscriber {
     fn handle(&mut self, chunk: Vec<Msg>, _: &mut Self::Context) {
         let now = Instant::now();
-        let messages: Vec<RoomMessage> = chunk
+        let arrivals: Vec<Arrival> = chunk
             .iter()
             .filter_map(|message| self.understand(message, now))
             .collect();
-        if !messages.is_empty() {
-            self.events.do_send(LinkEvent::Messages(messages));
+        if arrivals.is_empty() {
+            return;
         }
+        let metrics = &self.shared.metrics;
+        if Transit::is_full(metrics) {
+            metrics.messages_missed.inc_by(arrivals.len() as u64);
+            self.missed
+                .extend(arrivals.into_iter().map(|arrival| arrival.message.room));
+            return;
+        }
+        self.tell_missed();
+        let transit = Transit::begin(&arrivals, &self.shared.metrics);
+        self.events.do_send(LinkEvent::Messages(arrivals, transit));
     }
 
     fn finished(&mut self, ctx: &mut Self::Context) {
@@ -256,6 +285,15 @@ impl Handler<LinkCommand> for RedisSubscriber {
         let (verb, generation, rooms) = match command {
             LinkCommand::Subscribe { generation, rooms } => (Verb::Subscribe, generation, rooms),
             LinkCommand::Unsubscribe { generation, rooms } => (Verb::Unsubscribe, generation, rooms),
+            LinkCommand::Read(requests) => {
+                for request in requests {
+                    if self.reads.send(request).is_err() {
+                        // The reader has died, and the node cannot go on without it: the registry looks after us.
+                        ctx.stop();
+                    }
+                }
+                return;
+            }
         };
         if generation != self.generation || self.link.is_none() {
             debug!(

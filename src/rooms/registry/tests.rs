@@ -5,7 +5,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::*;
-use crate::protocol::Content;
+use crate::broker::RoomMessage;
+use crate::broker::history::{Entry, Numbering, Page};
+use crate::protocol::{Content, Epoch, Position, Replay};
 
 const WORKER: WorkerId = WorkerId(0);
 
@@ -24,6 +26,20 @@ impl Handler<LinkCommand> for StubLink {
     }
 }
 
+fn numbering() -> Numbering {
+    Numbering::new(Epoch::new("k"), "secret")
+}
+
+fn message(room: &RoomName, text: &'static str) -> RoomMessage {
+    RoomMessage {
+        room: room.clone(),
+        content: Content::text(text),
+        sender: None,
+        session: None,
+        time: None,
+    }
+}
+
 /// A registry with a stub on either side.
 struct Stage {
     registry: Addr<RoomRegistry>,
@@ -34,11 +50,20 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Self::start(false)
+    }
+
+    fn start(with_history: bool) -> Self {
         let (command_log, commands) = mpsc::unbounded_channel();
         let (dispatch_queue, dispatches) = mpsc::unbounded_channel();
         let (alive, end) = oneshot::channel();
+        let limits = RegistryLimits {
+            max_rooms: 2,
+            max_backlog: 1_000_000,
+            with_history,
+        };
         let link: Recipient<LinkCommand> = StubLink(command_log).start().recipient();
-        let registry = RoomRegistry::new(Box::new(move |_| link), 2, Arc::default(), alive).start();
+        let registry = RoomRegistry::new(Box::new(move |_| link), limits, Arc::default(), alive).start();
         registry.do_send(AddWorker(WORKER, dispatch_queue));
         Self {
             registry,
@@ -69,6 +94,7 @@ impl Stage {
             room: room.clone(),
             ticket: 7,
             dialect,
+            replay: Replay::default(),
         });
     }
 
@@ -88,14 +114,41 @@ impl Stage {
     }
 
     fn message(&self, room: &RoomName, text: &'static str) {
-        let message = RoomMessage {
-            room: room.clone(),
-            content: Content::text(text),
-            sender: None,
-            session: None,
-            time: None,
+        self.arrive(Arrival::unnumbered(message(room, text)));
+    }
+
+    fn arrive(&self, arrival: Arrival) {
+        let arrivals = vec![arrival];
+        let transit = Transit::begin(&arrivals, &Metrics::default());
+        self.registry.do_send(LinkEvent::Messages(arrivals, transit));
+    }
+
+    /// The reads that the registry has asked for.
+    async fn reads(&mut self) -> Vec<ReadRequest> {
+        let command = timeout(Duration::from_secs(5), self.commands.recv())
+            .await
+            .expect("a command in time");
+        match command.expect("the link lives") {
+            LinkCommand::Read(requests) => requests,
+            other => panic!("another command: {other:?}"),
+        }
+    }
+
+    fn answer(&self, request: &ReadRequest, top: u64, offsets: impl IntoIterator<Item = u64>) {
+        let entry = |offset| Entry {
+            offset,
+            message: message(&request.room, "old"),
         };
-        self.registry.do_send(LinkEvent::Messages(vec![message]));
+        let page = Page {
+            numbering: numbering(),
+            top,
+            entries: offsets.into_iter().map(entry).collect(),
+        };
+        self.registry.do_send(LinkEvent::Read(vec![ReadOutcome {
+            id: request.id,
+            room: request.room.clone(),
+            page: Ok(page),
+        }]));
     }
 
     async fn command(&mut self) -> String {
@@ -107,6 +160,7 @@ impl Stage {
             LinkCommand::Unsubscribe { generation, rooms } => {
                 format!("unsubscribe {generation} {rooms:?}")
             }
+            LinkCommand::Read(requests) => format!("read {requests:?}"),
         }
     }
 
@@ -115,8 +169,20 @@ impl Stage {
             .await
             .expect("a dispatch in time");
         match dispatch.expect("the registry lives") {
+            Dispatch::One(session, Notice::Joined(ticket, admission)) => {
+                let at = admission.position.map(|position| position.offset);
+                let replayed = admission.replay.events.len();
+                match (at, admission.recovered) {
+                    (None, None) => format!("{session} Joined({ticket})"),
+                    (at, recovered) => {
+                        format!(
+                            "{session} Joined({ticket}) at {at:?} recovered {recovered:?} replayed {replayed}"
+                        )
+                    }
+                }
+            }
             Dispatch::One(session, notice) => format!("{session} {notice:?}"),
-            Dispatch::Room { members, events } => {
+            Dispatch::Room { members, events, .. } => {
                 let frames: Vec<_> = events
                     .iter()
                     .filter_map(|event| event.frame(Dialect::V1))
@@ -251,4 +317,137 @@ async fn a_session_in_as_many_rooms_as_it_may_be_is_told_so() {
     stage.join(session(1), &room("b"), Dialect::V1);
     stage.join(session(1), &room("c"), Dialect::V1);
     assert_eq!(stage.dispatch().await, "0-1 NotJoined(7, RoomLimit(2))");
+}
+
+/// A registry with history and these members, of a room at offset 5.
+async fn at_offset_5(room: &RoomName, members: &[SessionId]) -> Stage {
+    let mut stage = Stage::start(true);
+    stage.registry.do_send(LinkEvent::Up { generation: 1 });
+    for session in members {
+        stage.join(*session, room, Dialect::V1);
+    }
+    stage.command().await;
+    stage.opened(1, room);
+    let reads = stage.reads().await;
+    assert_eq!((reads.len(), reads[0].after), (1, None));
+    stage.answer(&reads[0], 5, []);
+    for _ in members {
+        let joined = stage.dispatch().await;
+        assert!(
+            joined.contains("at Some(5) recovered None replayed 0"),
+            "{joined}"
+        );
+    }
+    stage
+}
+
+fn numbered(room: &RoomName, offset: u64) -> Arrival {
+    Arrival {
+        message: message(room, "new"),
+        claim: Some(numbering().claim(offset)),
+    }
+}
+
+#[actix::test]
+async fn with_history_a_membership_begins_where_the_room_is_once_it_is_live() {
+    let r = room("r");
+    let mut stage = at_offset_5(&r, &[session(1)]).await;
+    stage.arrive(numbered(&r, 6));
+    assert!(stage.dispatch().await.contains(r#"\"offset\":6"#));
+    // The registry knows where the room is: who comes now waits for nothing.
+    stage.join(session(2), &r, Dialect::V1);
+    assert_eq!(
+        stage.dispatch().await,
+        "0-2 Joined(7) at Some(6) recovered None replayed 0"
+    );
+    assert!(stage.commands.try_recv().is_err());
+}
+
+#[actix::test]
+async fn after_a_loss_all_rooms_are_read_at_once_and_filled_before_newcomers_are_let_in() {
+    let r = room("r");
+    let mut stage = at_offset_5(&r, &[session(1)]).await;
+    let other = room("other");
+    stage.join(session(1), &other, Dialect::V1);
+    stage.command().await;
+    stage.opened(1, &other);
+    let reads = stage.reads().await;
+    stage.answer(&reads[0], 0, []);
+    stage.dispatch().await;
+    stage.registry.do_send(LinkEvent::Down);
+    stage.registry.do_send(LinkEvent::Up { generation: 2 });
+    stage.command().await;
+    stage.registry.do_send(LinkEvent::Opened {
+        generation: 2,
+        rooms: vec![r.clone(), other.clone()],
+    });
+    stage.join(session(2), &r, Dialect::V1);
+    stage.arrive(numbered(&r, 8));
+    let reads = stage.reads().await;
+    assert_eq!(reads.len(), 2);
+    stage.assert_nobody_told().await;
+    let read = reads.iter().find(|read| read.room == r).expect("it was read");
+    assert_eq!(read.after, Some(5));
+    stage.answer(read, 7, 6..=7);
+    let told = stage.dispatch().await;
+    for offset in 6..=8 {
+        assert!(told.contains(&format!(r#"\"offset\":{offset}"#)), "{told}");
+    }
+    assert_eq!(
+        stage.dispatch().await,
+        "0-2 Joined(7) at Some(8) recovered None replayed 0"
+    );
+}
+
+#[actix::test]
+async fn many_who_come_back_share_one_read() {
+    let r = room("r");
+    let mut stage = at_offset_5(&r, &[session(1)]).await;
+    for serial in 2..=100 {
+        stage.registry.do_send(Join {
+            session: session(serial),
+            room: r.clone(),
+            ticket: 7,
+            dialect: Dialect::V1,
+            replay: Replay {
+                after: Some(Position {
+                    offset: 2,
+                    epoch: Epoch::new("k"),
+                }),
+                last: 0,
+            },
+        });
+    }
+    let reads = stage.reads().await;
+    assert_eq!((reads.len(), reads[0].after), (1, Some(2)));
+    stage.answer(&reads[0], 5, 3..=5);
+    for serial in 2..=100 {
+        assert_eq!(
+            stage.dispatch().await,
+            format!("0-{serial} Joined(7) at Some(5) recovered Some(true) replayed 3")
+        );
+    }
+    assert!(stage.commands.try_recv().is_err());
+}
+
+#[actix::test]
+async fn a_read_that_finds_the_broker_away_is_tried_again() {
+    let r = room("r");
+    let mut stage = Stage::start(true);
+    stage.registry.do_send(LinkEvent::Up { generation: 1 });
+    stage.join(session(1), &r, Dialect::V1);
+    stage.command().await;
+    stage.opened(1, &r);
+    let reads = stage.reads().await;
+    stage.registry.do_send(LinkEvent::Read(vec![ReadOutcome {
+        id: reads[0].id,
+        room: r.clone(),
+        page: Err(ReadError::Away("no".to_owned())),
+    }]));
+    let reads = stage.reads().await;
+    stage.answer(&reads[0], 0, []);
+    assert_eq!(
+        stage.dispatch().await,
+        "0-1 Joined(7) at Some(0) recovered None replayed 0"
+    );
 }

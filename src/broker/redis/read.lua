@@ -1,0 +1,41 @@
+-- Tells where a room is and reads what comes after an offset. A room without numbering gets one.
+--
+-- KEYS  1 numbering (hash)  2 messages (stream)
+-- ARGV  1, 2 epoch and secret, if a numbering has to begin
+--       3, 4 epoch and offset that the node has seen: a numbering that is behind them has lost messages
+--       5 read after this offset of that epoch, and everything of another one; empty: read nothing
+--       6 messages at most  7 bytes, as far as whole messages allow
+--       8 how long the numbering lives, ms  9 how long if nothing was ever published, ms
+-- Returns {epoch, secret, offset, id, payload, id, payload, …}
+local numbering, log = KEYS[1], KEYS[2]
+local held = redis.call('HMGET', numbering, 'epoch', 'secret', 'offset')
+local epoch, secret, offset = held[1], held[2], held[3]
+if not (epoch and secret and offset) or (epoch == ARGV[3] and tonumber(offset) < tonumber(ARGV[4])) then
+  epoch, secret, offset = ARGV[1], ARGV[2], '0'
+  redis.call('HSET', numbering, 'epoch', epoch, 'secret', secret, 'offset', offset)
+  redis.call('HDEL', numbering, 'until')
+  redis.call('DEL', log)
+end
+redis.call('PEXPIRE', numbering, offset == '0' and ARGV[9] or ARGV[8])
+
+local answer = {epoch, secret, offset}
+if ARGV[5] == '' then return answer end
+local after = epoch == ARGV[3] and tonumber(ARGV[5]) or 0
+local entries, bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
+-- In growing steps: Redis holds a whole step in memory before its bytes can be counted.
+local step = 64
+while entries > 0 and bytes > 0 do
+  local count = math.min(step, entries)
+  local part = redis.call('XRANGE', log, string.format('%.0f-0', after + 1), '+', 'COUNT', count)
+  for _, entry in ipairs(part) do
+    answer[#answer + 1] = entry[1]
+    answer[#answer + 1] = entry[2][2]
+    after = tonumber(string.match(entry[1], '^%d+'))
+    bytes = bytes - #entry[2][2]
+    if bytes <= 0 then break end
+  end
+  if #part < count then break end
+  entries = entries - count
+  step = step * 8
+end
+return answer

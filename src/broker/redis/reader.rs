@@ -1,0 +1,174 @@
+//! The reading connection: history is read here, so that publishes do not wait behind long reads.
+//!
+//! - Requests that wait together go out together; a batch shares [`MAX_BATCH_BYTES`], so that what is read at once is
+//!   bounded.
+//! - A read changes nothing, so one that is lost with its connection is sent again until [`PATIENCE`] ends.
+//! - The connection is opened when it is needed. It is replaced when the subscribing one has been: whatever broke that
+//!   one may have broken this one without a word.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use actix::Recipient;
+use log::{info, warn};
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, RedisError, RedisResult, Value};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::backoff::Backoff;
+use super::scripts::page;
+use super::{Shared, call, is_unknown_script, within};
+use crate::broker::LinkEvent;
+use crate::broker::history::{Page, PageLimit, ReadError, ReadOutcome, ReadRequest};
+
+/// Requests in one batch at most.
+const MAX_BATCH: usize = 256;
+
+/// Payload bytes that one batch may bring, as far as whole messages allow.
+const MAX_BATCH_BYTES: u64 = 8 * 1024 * 1024;
+
+/// How long Redis may take to answer a batch.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// How long a request is tried for before its asker is told that Redis is away.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often a batch is sent again because Redis has forgotten the script.
+const MAX_LOADS: usize = 3;
+
+pub(super) struct RedisReader {
+    shared: Arc<Shared>,
+    queue: mpsc::UnboundedReceiver<ReadRequest>,
+    events: Recipient<LinkEvent>,
+    connection: Option<Connection>,
+    backoff: Backoff,
+}
+
+struct Connection {
+    commands: MultiplexedConnection,
+    /// The subscribing connection that it was opened beside.
+    link: u64,
+}
+
+impl RedisReader {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        queue: mpsc::UnboundedReceiver<ReadRequest>,
+        events: Recipient<LinkEvent>,
+    ) -> Self {
+        Self {
+            shared,
+            queue,
+            events,
+            connection: None,
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// Runs until the subscriber is gone.
+    pub(super) async fn run(mut self) {
+        let mut batch = Vec::new();
+        while self.queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
+            let requests = share_bytes(std::mem::take(&mut batch));
+            let outcomes = match self.read(&requests).await {
+                Ok(replies) => self.understand(requests, replies),
+                Err(error) => {
+                    let problem = error.to_string();
+                    let away = |request: ReadRequest| outcome(request, Err(ReadError::Away(problem.clone())));
+                    requests.into_iter().map(away).collect()
+                }
+            };
+            self.events.do_send(LinkEvent::Read(outcomes));
+        }
+    }
+
+    async fn read(&mut self, requests: &[ReadRequest]) -> RedisResult<Vec<Value>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.try_read(requests).await {
+                Err(error) if Instant::now() < deadline => {
+                    warn!("redis reading connection lost: problem=\"{error}\"");
+                    self.connection = None;
+                    sleep(self.backoff.next(Instant::now(), fastrand::f64())).await;
+                }
+                Err(error) => {
+                    self.connection = None;
+                    return Err(error);
+                }
+                Ok(replies) => return Ok(replies),
+            }
+        }
+    }
+
+    async fn try_read(&mut self, requests: &[ReadRequest]) -> RedisResult<Vec<Value>> {
+        let mut commands = Pipeline::with_capacity(requests.len());
+        for request in requests {
+            commands.add_command(self.shared.scripts.read(request));
+        }
+        let mut load = Pipeline::new();
+        load.add_command(self.shared.scripts.read.load());
+        let connection = self.connected().await?;
+        for _ in 0..MAX_LOADS {
+            let replies = within(ANSWER_TIMEOUT, "a read", call(connection, &commands)).await?;
+            // Reading twice does no harm, so all are sent again.
+            if !replies.iter().any(is_unknown_script) {
+                return Ok(replies);
+            }
+            within(ANSWER_TIMEOUT, "loading a script", call(connection, &load)).await?;
+        }
+        let problem = "redis forgets the read script as soon as it is loaded";
+        Err(RedisError::from(std::io::Error::other(problem)))
+    }
+
+    async fn connected(&mut self) -> RedisResult<&mut MultiplexedConnection> {
+        let link = self.shared.link.load(Ordering::Relaxed);
+        let connection = match self.connection.take() {
+            Some(connection) if connection.link == link => connection,
+            _ => {
+                let commands = self.shared.dial().await?;
+                self.backoff.connected(Instant::now());
+                info!("reading from redis");
+                Connection { commands, link }
+            }
+        };
+        Ok(&mut self.connection.insert(connection).commands)
+    }
+
+    fn understand(&self, requests: Vec<ReadRequest>, replies: Vec<Value>) -> Vec<ReadOutcome> {
+        let mut replies = replies.into_iter();
+        let understand = |request: ReadRequest| {
+            let reply = match replies.next() {
+                Some(Value::ServerError(error)) => Err(RedisError::from(error)),
+                Some(reply) => page(&request.room, reply, self.shared.max_payload),
+                None => Err(RedisError::from(std::io::Error::other("a reply is missing"))),
+            };
+            outcome(
+                request,
+                reply.map_err(|error| ReadError::Refused(error.to_string())),
+            )
+        };
+        requests.into_iter().map(understand).collect()
+    }
+}
+
+fn outcome(request: ReadRequest, page: Result<Page, ReadError>) -> ReadOutcome {
+    ReadOutcome {
+        id: request.id,
+        room: request.room,
+        page,
+    }
+}
+
+fn share_bytes(mut requests: Vec<ReadRequest>) -> Vec<ReadRequest> {
+    let share = MAX_BATCH_BYTES / requests.len().max(1) as u64;
+    for request in &mut requests {
+        let PageLimit { entries, bytes } = request.limit;
+        request.limit = PageLimit {
+            entries,
+            bytes: bytes.min(share),
+        };
+    }
+    requests
+}

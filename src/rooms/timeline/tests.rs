@@ -1,0 +1,543 @@
+//! The timeline between a link that loses, delays and repeats, and a history that forgets.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::broker::RoomMessage;
+use crate::protocol::{Content, Epoch};
+
+const PART: usize = 10_000;
+
+fn room() -> RoomName {
+    RoomName::new("r").expect("a valid name")
+}
+
+fn numbering(name: &str) -> Numbering {
+    Numbering::new(Epoch::new(name), "secret")
+}
+
+fn message(text: impl Into<String>) -> RoomMessage {
+    RoomMessage {
+        room: room(),
+        content: Content::text(text.into()),
+        sender: None,
+        session: None,
+        time: None,
+    }
+}
+
+/// The message with this offset, as it arrives on the link.
+fn live(numbering: &Numbering, offset: u64) -> Arrival {
+    Arrival {
+        message: message(format!("{}{offset}", numbering.epoch.as_str())),
+        claim: Some(numbering.claim(offset)),
+    }
+}
+
+fn page(numbering: &Numbering, top: u64, offsets: impl IntoIterator<Item = u64>) -> Page {
+    let entry = |offset| Entry {
+        offset,
+        message: live(numbering, offset).message,
+    };
+    Page {
+        numbering: numbering.clone(),
+        top,
+        entries: offsets.into_iter().map(entry).collect(),
+    }
+}
+
+/// `k3` is message 3 of numbering k, `?x` the unnumbered message x, `k3..k6` a gap.
+fn told<'a>(events: impl IntoIterator<Item = &'a RoomEvent>) -> Vec<String> {
+    let told = |event: &RoomEvent| match &event.kind {
+        crate::rooms::EventKind::Message(message, Some(_)) => message.content.text.to_string(),
+        crate::rooms::EventKind::Message(message, None) => format!("?{}", message.content.text),
+        crate::rooms::EventKind::Gap(_, Some((after, goes_on))) => {
+            format!("{after}..{}{}", goes_on.epoch.as_str(), goes_on.offset)
+        }
+        crate::rooms::EventKind::Gap(_, None) => "..".to_owned(),
+    };
+    events.into_iter().map(told).collect()
+}
+
+fn after(offset: u64, epoch: &str) -> Wish {
+    Wish {
+        replay: Replay {
+            after: Some(Position {
+                offset,
+                epoch: Epoch::new(epoch),
+            }),
+            last: 0,
+        },
+        not_before: 0,
+    }
+}
+
+fn last(count: u64) -> Wish {
+    Wish {
+        replay: Replay {
+            after: None,
+            last: count,
+        },
+        not_before: 0,
+    }
+}
+
+fn replayed(admission: Option<Admission>) -> (u64, Option<bool>, Vec<String>) {
+    let admission = admission.expect("it can be admitted");
+    assert_eq!(admission.replay.next, None);
+    (
+        admission.position.expect("there is history").offset,
+        admission.recovered,
+        told(admission.replay.events.iter().map(|event| &**event)),
+    )
+}
+
+/// A timeline whose members have been told everything up to `offset` of numbering `k`.
+fn current(offset: u64) -> Timeline {
+    let mut timeline = Timeline::new(room(), true);
+    let read = timeline.next_read(0).expect("it has to ask where the room is");
+    assert_eq!((read.known, read.after), (None, None));
+    assert!(timeline.read(0, page(&numbering("k"), offset, [])).is_empty());
+    assert!(timeline.is_current());
+    timeline
+}
+
+/// What the next read asks for, and that it asks.
+fn reads_after(timeline: &mut Timeline, id: u64) -> u64 {
+    timeline
+        .next_read(id)
+        .expect("it has to read")
+        .after
+        .expect("a page")
+}
+
+#[test]
+fn messages_in_order_pass_and_repeated_ones_do_not() {
+    let (mut timeline, k) = (current(2), numbering("k"));
+    assert_eq!(told(&timeline.arrived(live(&k, 3), true)), ["k3"]);
+    assert_eq!(timeline.arrived(live(&k, 3), true), None);
+    assert_eq!(timeline.arrived(live(&k, 1), true), None);
+    assert_eq!(told(&timeline.arrived(live(&k, 4), true)), ["k4"]);
+    assert_eq!(timeline.next_read(1), None);
+}
+
+#[test]
+fn what_is_missing_is_read_and_told_before_what_is_newer() {
+    let (mut timeline, k) = (current(2), numbering("k"));
+    assert_eq!(timeline.arrived(live(&k, 5), true), None);
+    assert!(!timeline.is_current());
+    assert_eq!(reads_after(&mut timeline, 1), 2);
+    assert_eq!(timeline.arrived(live(&k, 6), true), None);
+    let events = timeline.read(1, page(&k, 5, 3..=5));
+    assert_eq!(told(&events), ["k3", "k4", "k5", "k6"]);
+    assert!(timeline.is_current());
+}
+
+#[test]
+fn a_long_hole_is_read_in_pages() {
+    let (mut timeline, k) = (current(0), numbering("k"));
+    timeline.link_lost();
+    assert_eq!(reads_after(&mut timeline, 1), 0);
+    assert_eq!(told(&timeline.read(1, page(&k, 4, 1..=2))), ["k1", "k2"]);
+    assert!(!timeline.is_current());
+    assert_eq!(reads_after(&mut timeline, 2), 2);
+    assert_eq!(told(&timeline.read(2, page(&k, 4, 3..=4))), ["k3", "k4"]);
+    assert!(timeline.is_current());
+}
+
+#[test]
+fn what_is_no_longer_kept_is_announced() {
+    let (mut timeline, k) = (current(2), numbering("k"));
+    timeline.link_lost();
+    assert_eq!(reads_after(&mut timeline, 1), 2);
+    assert_eq!(told(&timeline.read(1, page(&k, 9, 8..=9))), ["2..k7", "k8", "k9"]);
+    timeline.link_lost();
+    assert_eq!(reads_after(&mut timeline, 2), 9);
+    assert_eq!(told(&timeline.read(2, page(&k, 12, []))), ["9..k12"]);
+    assert!(timeline.is_current());
+}
+
+#[test]
+fn a_new_numbering_is_announced_and_begins_at_its_beginning() {
+    let (mut timeline, l) = (current(7), numbering("l"));
+    assert_eq!(timeline.arrived(live(&l, 1), true), None);
+    assert_eq!(reads_after(&mut timeline, 1), 7);
+    assert_eq!(told(&timeline.read(1, page(&l, 1, [1]))), ["7..l0", "l1"]);
+    assert_eq!(told(&timeline.arrived(live(&l, 2), true)), ["l2"]);
+}
+
+#[test]
+fn a_claim_that_the_numbering_contradicts_is_ignored() {
+    let (mut timeline, k) = (current(2), numbering("k"));
+    let forged = |offset, epoch: &str, text: &str| Arrival {
+        message: message(text),
+        claim: Some(Numbering::new(Epoch::new(epoch), "guessed").claim(offset)),
+    };
+    assert_eq!(told(&timeline.arrived(forged(3, "k", "x"), true)), ["?x"]);
+    assert_eq!(told(&timeline.arrived(live(&k, 3), true)), ["k3"]);
+    // Another epoch could be a new one, and has to be looked up.
+    assert_eq!(timeline.arrived(forged(1, "z", "y"), true), None);
+    assert_eq!(reads_after(&mut timeline, 1), 3);
+    assert_eq!(timeline.arrived(live(&k, 4), true), None);
+    assert_eq!(told(&timeline.read(1, page(&k, 3, []))), ["?y", "k4"]);
+    assert!(timeline.is_current());
+}
+
+#[test]
+fn messages_without_a_place_keep_their_order_with_those_around_them() {
+    let (mut timeline, k) = (current(0), numbering("k"));
+    assert_eq!(timeline.arrived(live(&k, 2), true), None);
+    assert_eq!(timeline.arrived(Arrival::unnumbered(message("x")), true), None);
+    assert_eq!(reads_after(&mut timeline, 1), 0);
+    assert_eq!(told(&timeline.read(1, page(&k, 2, 1..=2))), ["k1", "k2", "?x"]);
+}
+
+#[test]
+fn when_too_much_is_held_what_has_a_place_is_read_again() {
+    let (mut timeline, k) = (current(0), numbering("k"));
+    assert_eq!(timeline.arrived(live(&k, 2), true), None);
+    assert_eq!(timeline.arrived(Arrival::unnumbered(message("x")), true), None);
+    assert_eq!(reads_after(&mut timeline, 1), 0);
+    assert_eq!(timeline.arrived(live(&k, 3), false), None);
+    assert_eq!(told(&timeline.read(1, page(&k, 2, 1..=2))), ["k1", "k2"]);
+    assert_eq!(reads_after(&mut timeline, 2), 2);
+    assert_eq!(told(&timeline.read(2, page(&k, 3, [3]))), ["k3", "?x"]);
+    assert_eq!(timeline.held_bytes(), 0);
+}
+
+#[test]
+fn a_read_of_an_earlier_link_does_not_count() {
+    let (mut timeline, k) = (current(0), numbering("k"));
+    timeline.link_lost();
+    assert_eq!(reads_after(&mut timeline, 1), 0);
+    timeline.link_lost();
+    assert_eq!(reads_after(&mut timeline, 2), 0);
+    assert!(timeline.read(1, page(&k, 1, [1])).is_empty());
+    assert_eq!(told(&timeline.read(2, page(&k, 2, 1..=2))), ["k1", "k2"]);
+}
+
+#[test]
+fn a_read_that_failed_is_sent_again_and_one_that_is_refused_is_a_gap() {
+    let (mut timeline, k) = (current(2), numbering("k"));
+    assert_eq!(timeline.arrived(live(&k, 5), true), None);
+    assert_eq!(reads_after(&mut timeline, 1), 2);
+    timeline.read_again(1);
+    assert_eq!(reads_after(&mut timeline, 2), 2);
+    assert_eq!(told(&timeline.read_refused(2)), ["2..k4", "k5"]);
+    assert!(timeline.is_current());
+}
+
+#[test]
+fn who_was_there_last_needs_no_read_and_who_was_not_gets_what_he_missed() {
+    let (mut timeline, k) = (current(5), numbering("k"));
+    assert_eq!(
+        replayed(timeline.admit(&mut after(5, "k"), PART)),
+        (5, Some(true), vec![])
+    );
+    assert_eq!(timeline.admit(&mut after(3, "k"), PART), None);
+    assert_eq!(timeline.admit(&mut after(2, "k"), PART), None);
+    assert_eq!(reads_after(&mut timeline, 1), 2, "one read for both");
+    // The members do not wait for it, and what they are told meanwhile belongs to the replay.
+    assert_eq!(told(&timeline.arrived(live(&k, 6), true)), ["k6"]);
+    assert!(timeline.read(1, page(&k, 5, 3..=5)).is_empty());
+    for (offset, missed) in [(2, vec!["k3", "k4", "k5", "k6"]), (3, vec!["k4", "k5", "k6"])] {
+        let missed: Vec<String> = missed.into_iter().map(Into::into).collect();
+        assert_eq!(
+            replayed(timeline.admit(&mut after(offset, "k"), PART)),
+            (6, Some(true), missed)
+        );
+    }
+    // Later ones are served from what was read.
+    let _ = timeline.arrived(live(&k, 7), true);
+    let (top, recovered, missed) = replayed(timeline.admit(&mut after(5, "k"), PART));
+    assert_eq!(
+        (top, recovered, missed),
+        (7, Some(true), vec!["k6".to_owned(), "k7".to_owned()])
+    );
+    assert_eq!(timeline.next_read(2), None);
+}
+
+#[test]
+fn what_cannot_be_recovered_is_said_and_the_last_ones_come_if_asked_for() {
+    let (mut timeline, k) = (current(9), numbering("k"));
+    let both = |offset, count| Wish {
+        replay: Replay {
+            last: count,
+            ..after(offset, "k").replay
+        },
+        not_before: 0,
+    };
+    assert_eq!(timeline.admit(&mut both(3, 2), PART), None);
+    assert_eq!(reads_after(&mut timeline, 1), 3);
+    assert!(timeline.read(1, page(&k, 9, 7..=9)).is_empty());
+    assert_eq!(
+        replayed(timeline.admit(&mut after(3, "k"), PART)),
+        (9, Some(false), vec![])
+    );
+    let expected = (9, Some(false), vec!["k8".to_owned(), "k9".to_owned()]);
+    assert_eq!(replayed(timeline.admit(&mut both(3, 2), PART)), expected);
+    let all = vec!["k7".to_owned(), "k8".to_owned(), "k9".to_owned()];
+    assert_eq!(replayed(timeline.admit(&mut last(50), PART)), (9, None, all));
+}
+
+#[test]
+fn who_knows_more_than_the_node_makes_it_look_again() {
+    let (mut timeline, k) = (current(5), numbering("k"));
+    let mut wish = Wish {
+        not_before: timeline.next_fill(),
+        ..after(6, "k")
+    };
+    assert_eq!(timeline.admit(&mut wish, PART), None);
+    assert_eq!(reads_after(&mut timeline, 1), 5);
+    assert_eq!(told(&timeline.read(1, page(&k, 6, [6]))), ["k6"]);
+    assert_eq!(replayed(timeline.admit(&mut wish, PART)), (6, Some(true), vec![]));
+    for mut wish in [after(8, "k"), after(1, "other")] {
+        wish.not_before = timeline.next_fill();
+        assert_eq!(timeline.admit(&mut wish, PART), None);
+        assert_eq!(reads_after(&mut timeline, 2), 6);
+        assert!(timeline.read(2, page(&k, 6, [])).is_empty());
+        assert_eq!(
+            replayed(timeline.admit(&mut wish, PART)),
+            (6, Some(false), vec![])
+        );
+    }
+}
+
+#[test]
+fn a_long_replay_comes_in_parts_and_says_what_was_lost_on_the_way() {
+    let (mut timeline, k) = (current(6), numbering("k"));
+    let until = numbering("k").position(6);
+    assert_eq!(timeline.admit(&mut after(0, "k"), PART), None);
+    assert_eq!(reads_after(&mut timeline, 1), 0);
+    let _ = timeline.read(1, page(&k, 6, 1..=3));
+    let first = timeline.admit(&mut after(0, "k"), 1).expect("admitted").replay;
+    assert_eq!(
+        (told(first.events.iter().map(|e| &**e)), first.next),
+        (vec!["k1".into()], Some(1))
+    );
+    let second = timeline.part(1, &until, PART).expect("known");
+    assert_eq!(second.next, Some(3));
+    assert_eq!(timeline.part(3, &until, PART), None);
+    assert_eq!(reads_after(&mut timeline, 2), 3);
+    let _ = timeline.read(2, page(&k, 6, 6..=6));
+    let third = timeline.part(3, &until, PART).expect("known");
+    assert_eq!(
+        (told(third.events.iter().map(|e| &**e)), third.next),
+        (vec!["3..k5".into()], Some(5))
+    );
+    let fourth = timeline.part(5, &until, PART).expect("known");
+    assert_eq!(
+        (told(fourth.events.iter().map(|e| &**e)), fourth.next),
+        (vec!["k6".into()], None)
+    );
+}
+
+#[test]
+fn without_history_everything_passes_and_nothing_is_recovered() {
+    let mut timeline = Timeline::new(room(), false);
+    assert!(timeline.is_current());
+    assert_eq!(told(&timeline.arrived(live(&numbering("k"), 7), true)), ["?k7"]);
+    assert_eq!(told(&timeline.missed()), [".."]);
+    let admission = timeline.admit(&mut after(3, "k"), PART).expect("admitted");
+    assert_eq!((admission.position, admission.recovered), (None, Some(false)));
+    let admission = timeline.admit(&mut last(3), PART).expect("admitted");
+    assert_eq!(admission, Admission::again(None));
+    assert_eq!(timeline.next_read(1), None);
+}
+
+/// A history and a link, written without any cleverness.
+struct World {
+    numbering: Numbering,
+    epochs: u32,
+    top: u64,
+    /// The first offset that is kept.
+    kept: u64,
+    /// Published and not yet arrived; `false`: the link loses it.
+    on_the_way: VecDeque<Arrival>,
+}
+
+impl World {
+    fn answer(&self, read: &Read, limit: u64) -> Page {
+        let same = read
+            .known
+            .as_ref()
+            .is_some_and(|known| known.epoch == self.numbering.epoch);
+        let offsets = read.after.map(|after| {
+            let first = if same { after + 1 } else { 1 }.max(self.kept);
+            first..=self.top.min(first + limit - 1)
+        });
+        page(&self.numbering, self.top, offsets.into_iter().flatten())
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Publish,
+    /// The next message arrives.
+    Arrive,
+    /// The next message is lost with the link, and all that follow it.
+    LinkLost,
+    /// Messages are dropped between the link and here.
+    Missed,
+    /// The oldest messages are forgotten.
+    Trim(u64),
+    /// The history is lost.
+    Renumber,
+    /// A read is begun, or the one under way is answered with pages of this length.
+    Read(u64),
+    ReadFails,
+    Forge(u8),
+    /// Somebody who was told everything until some messages ago comes back.
+    Recover(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => Just(Event::Publish),
+        6 => Just(Event::Arrive),
+        1 => Just(Event::LinkLost),
+        1 => Just(Event::Missed),
+        1 => (0..4_u64).prop_map(Event::Trim),
+        1 => Just(Event::Renumber),
+        8 => (1..4_u64).prop_map(Event::Read),
+        1 => Just(Event::ReadFails),
+        1 => (0..4_u8).prop_map(Event::Forge),
+        2 => (0..6_u64).prop_map(Event::Recover),
+    ]
+}
+
+/// One who is told, and keeps the rules: offsets without holes, except where a gap was announced.
+#[derive(Debug)]
+struct Subscriber {
+    epoch: Epoch,
+    offset: u64,
+}
+
+impl Subscriber {
+    fn hear<'a>(&mut self, events: impl IntoIterator<Item = &'a RoomEvent>) -> Result<(), TestCaseError> {
+        for event in events {
+            match &event.kind {
+                crate::rooms::EventKind::Message(message, Some(offset)) => {
+                    prop_assert_eq!(*offset, self.offset + 1, "{:?}", message);
+                    let text = format!("{}{offset}", self.epoch.as_str());
+                    prop_assert_eq!(
+                        &*message.content.text,
+                        text.as_str(),
+                        "another message has this place"
+                    );
+                    self.offset = *offset;
+                }
+                crate::rooms::EventKind::Message(message, None) => {
+                    let is_forged = message.content.text.starts_with("forged");
+                    let is_old = !message.content.text.starts_with(self.epoch.as_str());
+                    prop_assert!(is_forged || is_old, "a message has lost its place: {:?}", message);
+                }
+                crate::rooms::EventKind::Gap(_, Some((after, goes_on))) => {
+                    prop_assert_eq!(*after, self.offset);
+                    prop_assert!(goes_on.epoch != self.epoch || goes_on.offset > self.offset);
+                    self.epoch = goes_on.epoch.clone();
+                    self.offset = goes_on.offset;
+                }
+                crate::rooms::EventKind::Gap(_, None) => prop_assert!(false, "there is history"),
+            }
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_nothing_is_lost_doubled_or_out_of_order(events in proptest::collection::vec(event(), 1..120)) {
+        let mut world = World {
+            numbering: numbering("e0-"),
+            epochs: 0,
+            top: 3,
+            kept: 1,
+            on_the_way: VecDeque::new(),
+        };
+        let mut timeline = Timeline::new(room(), true);
+        let read = timeline.next_read(0).expect("asks");
+        let _ = timeline.read(0, world.answer(&read, 1));
+        let start = timeline.position().expect("known");
+        let mut member = Subscriber { epoch: start.epoch, offset: start.offset };
+        let (mut under_way, mut next_id): (Option<(u64, Read)>, u64) = (None, 1);
+        for event in events {
+            match event {
+                Event::Publish => {
+                    world.top += 1;
+                    world.on_the_way.push_back(live(&world.numbering, world.top));
+                }
+                Event::Arrive => {
+                    if let Some(arrival) = world.on_the_way.pop_front() {
+                        member.hear(&timeline.arrived(arrival, true))?;
+                    }
+                }
+                Event::LinkLost => {
+                    world.on_the_way.clear();
+                    under_way = None;
+                    timeline.link_lost();
+                }
+                Event::Missed => {
+                    world.on_the_way.clear();
+                    prop_assert_eq!(timeline.missed(), None);
+                }
+                Event::Trim(count) => world.kept = (world.kept + count).min(world.top + 1),
+                Event::Renumber => {
+                    world.epochs += 1;
+                    world.numbering = numbering(&format!("e{}-", world.epochs));
+                    (world.top, world.kept) = (0, 1);
+                }
+                Event::Read(limit) => match under_way.take() {
+                    None => {
+                        under_way = timeline.next_read(next_id).map(|read| (next_id, read));
+                        next_id += 1;
+                    }
+                    Some((id, read)) => member.hear(&timeline.read(id, world.answer(&read, limit)))?,
+                },
+                Event::ReadFails => {
+                    if let Some((id, _)) = under_way.take() {
+                        timeline.read_again(id);
+                    }
+                }
+                Event::Forge(offset) => {
+                    let claim = Numbering::new(world.numbering.epoch.clone(), "guessed")
+                        .claim(world.top + u64::from(offset));
+                    let message = message("forged");
+                    world.on_the_way.push_back(Arrival { message, claim: Some(claim) });
+                }
+                Event::Recover(ago) => {
+                    let offset = member.offset.saturating_sub(ago);
+                    let mut wish = after(offset, member.epoch.as_str());
+                    if let Some(admission) = timeline.admit(&mut wish, PART) {
+                        let position = admission.position.expect("there is history");
+                        prop_assert_eq!(position.offset, member.offset, "he begins where the members are");
+                        if admission.recovered == Some(true) && admission.replay.next.is_none() {
+                            let mut back = Subscriber { epoch: member.epoch.clone(), offset };
+                            back.hear(admission.replay.events.iter().map(|event| &**event))?;
+                            prop_assert_eq!(back.offset, position.offset);
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(timeline.position(), Some(Position { epoch: member.epoch.clone(), offset: member.offset }));
+        }
+        // At rest: everything arrives, and every read is answered.
+        if let Some((id, read)) = under_way {
+            member.hear(&timeline.read(id, world.answer(&read, 2)))?;
+        }
+        for arrival in std::mem::take(&mut world.on_the_way) {
+            member.hear(&timeline.arrived(arrival, true))?;
+        }
+        let _ = timeline.missed();
+        for id in next_id..next_id + 1_000 {
+            let Some(read) = timeline.next_read(id) else { break };
+            member.hear(&timeline.read(id, world.answer(&read, 2)))?;
+        }
+        prop_assert!(timeline.is_current());
+        prop_assert_eq!(member.offset, world.top);
+        prop_assert_eq!(&member.epoch, &world.numbering.epoch);
+        prop_assert_eq!(timeline.held_bytes(), 0);
+    }
+}
