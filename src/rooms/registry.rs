@@ -8,6 +8,10 @@
 //!   is one round trip for many rooms.
 //! - It runs on a thread of its own, with the link: a long backlog delays no session's I/O.
 //! - It dies with its link, and its death is seen by whoever holds the other end of `alive`.
+//!
+//! `past` is what it does with the rooms' timelines.
+
+mod past;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,14 +21,15 @@ use actix::prelude::{Actor, AsyncContext, Context, Handler, Message, Recipient};
 use log::warn;
 use tokio::sync::oneshot;
 
+use self::past::RENEWAL_INTERVAL;
 use super::ledger::Ledger;
 use super::table::{JoinOutcome, LeaveOutcome, RoomTable, Waiter};
-use super::timeline::{Admission, Part, Read, Timeline, Wish};
+use super::timeline::{Admission, Timeline, Wish};
 use super::worker::{Dispatch, DispatchSender};
 use super::{
     Abort, Disconnect, Join, Leave, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket, WorkerId,
 };
-use crate::broker::history::{Arrival, PageLimit, ReadError, ReadOutcome, ReadRequest};
+use crate::broker::history::{Arrival, ReadRequest};
 use crate::broker::{LinkCommand, LinkEvent, Transit};
 use crate::metrics::Metrics;
 use crate::protocol::{Dialect, RoomName};
@@ -40,23 +45,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// between batches.
 const MAX_EVENTS_BYTES: usize = 64 * 1024;
 
-/// How long after a read that failed it is tried again.
-const READ_AGAIN_AFTER: Duration = Duration::from_millis(300);
-
-/// How often windows that nobody has used since the last time are given back.
-const WINDOW_INTERVAL: Duration = Duration::from_secs(3);
-
-/// Rooms of which a piece of the past is kept for those who come back.
-const MAX_WINDOWS: usize = 32;
-
 /// Bytes of messages that all rooms together may hold back while something is read.
 const MAX_HELD_BYTES: usize = 32 * 1024 * 1024;
-
-/// How often the numberings of occupied rooms are renewed, so that they do not expire under their members.
-const RENEWAL_INTERVAL: Duration = Duration::from_secs(60 * 60);
-
-/// Numberings that are renewed in one tick.
-const RENEWALS_PER_TICK: usize = 100;
 
 /// The actor. See the module.
 pub struct RoomRegistry {
@@ -187,63 +177,6 @@ impl RoomRegistry {
         }
     }
 
-    /// Makes members of those who wait for a live room, as far as they can, and reads what is missing for the others.
-    fn proceed(&mut self, room: &RoomName, only: Option<SessionId>) {
-        if self.ledger.is_live(room) {
-            self.admit(room, only);
-            self.request_read(room);
-        }
-    }
-
-    fn admit(&mut self, room: &RoomName, only: Option<SessionId>) {
-        let with_history = self.limits.with_history;
-        let timeline = self
-            .timelines
-            .entry(room.clone())
-            .or_insert_with(|| Timeline::new(room.clone(), with_history));
-        let part_bytes = self.limits.part_bytes();
-        let admitted = self
-            .table
-            .admit(room, only, |waiter| timeline.admit(&mut waiter.wish, part_bytes));
-        let mut parts = Vec::new();
-        if let Some(pulls) = self.pulls.get_mut(room) {
-            pulls.retain(|pull| {
-                let part = timeline.part(pull.after, &pull.until, part_bytes);
-                let stays = part.is_none();
-                parts.extend(part.map(|part| (pull.session, pull.ticket, part)));
-                stays
-            });
-            if pulls.is_empty() {
-                self.pulls.remove(room);
-            }
-        }
-        for (waiter, admission) in admitted {
-            if let Some(ticket) = waiter.ticket {
-                self.tell(waiter.session, Notice::Joined(ticket, Box::new(admission)));
-            }
-        }
-        for (session, ticket, part) in parts {
-            self.tell(session, Notice::Replay(ticket, part));
-        }
-    }
-
-    fn request_read(&mut self, room: &RoomName) {
-        let Some(timeline) = self.timelines.get_mut(room) else {
-            return;
-        };
-        let id = self.last_read + 1;
-        if let Some(Read { known, after, limit }) = timeline.next_read(id) {
-            self.last_read = id;
-            self.reads.push(ReadRequest {
-                id,
-                room: room.clone(),
-                known,
-                after,
-                limit,
-            });
-        }
-    }
-
     /// Answers one who cannot become a member now: a plain session goes on waiting, another gives up.
     fn disappoint(&mut self, session: SessionId, room: &RoomName, ticket: Ticket, reason: NotJoined) {
         let Some(waiter) = self.table.waiter_mut(session, room, ticket) else {
@@ -271,15 +204,6 @@ impl RoomRegistry {
             self.held_bytes -= timeline.held_bytes();
         }
         self.pulls.remove(room);
-    }
-
-    /// Does something with a room's timeline, and keeps count of what all of them hold back.
-    fn with_timeline<T>(&mut self, room: &RoomName, change: impl FnOnce(&mut Timeline) -> T) -> Option<T> {
-        let timeline = self.timelines.get_mut(room)?;
-        let held_before = timeline.held_bytes();
-        let result = change(timeline);
-        self.held_bytes = self.held_bytes - held_before + timeline.held_bytes();
-        Some(result)
     }
 
     /// Plain sessions do not wait for a broker that is known to be away.
@@ -350,115 +274,6 @@ impl RoomRegistry {
         }
         for (room, (_, events)) in batches {
             self.tell_members(&room, events, Some(transit));
-        }
-    }
-
-    fn missed(&mut self, rooms: &[RoomName]) {
-        for room in rooms {
-            let event = self.with_timeline(room, Timeline::missed).flatten();
-            self.tell_members(room, event.into_iter().collect(), None);
-            self.proceed(room, None);
-        }
-    }
-
-    fn read(&mut self, ReadOutcome { id, room, page }: ReadOutcome) {
-        match page {
-            Ok(page) => {
-                let events = self.with_timeline(&room, |timeline| timeline.read(id, page));
-                self.tell_members(&room, events.unwrap_or_default(), None);
-                self.proceed(&room, None);
-                self.keep_window(&room);
-            }
-            Err(ReadError::Away(_)) => {
-                self.with_timeline(&room, |timeline| timeline.read_again(id));
-                self.reads_again
-                    .push_back((Instant::now() + READ_AGAIN_AFTER, room));
-            }
-            Err(ReadError::Refused(reason)) => {
-                if let Some(unlogged) = self.refusal_log.pass(Instant::now()) {
-                    warn!("history cannot be read: room={room:?} reason={reason:?} unlogged={unlogged}");
-                }
-                let events = self.with_timeline(&room, |timeline| timeline.read_refused(id));
-                self.tell_members(&room, events.unwrap_or_default(), None);
-                self.admit(&room, None);
-                self.disappoint_all(&room, &reason);
-                for Pull {
-                    session,
-                    ticket,
-                    after,
-                    until,
-                    ..
-                } in self.pulls.remove(&room).unwrap_or_default()
-                {
-                    let part = Part::lost(room.clone(), after, until);
-                    self.tell(session, Notice::Replay(ticket, part));
-                }
-                self.reads_again
-                    .push_back((Instant::now() + READ_AGAIN_AFTER, room));
-            }
-        }
-    }
-
-    fn keep_window(&mut self, room: &RoomName) {
-        let has_window = self.timelines.get(room).is_some_and(Timeline::has_window);
-        if has_window && !self.windows.contains(room) {
-            self.windows.push_back(room.clone());
-            if self.windows.len() > MAX_WINDOWS
-                && let Some(oldest) = self.windows.pop_front()
-            {
-                self.with_timeline(&oldest, Timeline::forget_window);
-            }
-        }
-    }
-
-    fn forget_unused_windows(&mut self, now: Instant) {
-        if now < self.next_window_look {
-            return;
-        }
-        self.next_window_look = now + WINDOW_INTERVAL;
-        let timelines = &mut self.timelines;
-        self.windows.retain(|room| {
-            let Some(timeline) = timelines.get_mut(room) else {
-                return false;
-            };
-            let used = timeline.take_window_use();
-            if !used {
-                timeline.forget_window();
-            }
-            used
-        });
-    }
-
-    fn read_again(&mut self, now: Instant) {
-        while self.reads_again.front().is_some_and(|(due, _)| *due <= now) {
-            if let Some((_, room)) = self.reads_again.pop_front() {
-                self.proceed(&room, None);
-            }
-        }
-    }
-
-    /// A numbering expires some days after the last publish; asking where a room is renews it.
-    fn renew_numberings(&mut self, now: Instant) {
-        if !self.limits.with_history {
-            return;
-        }
-        if now >= self.next_renewal {
-            self.next_renewal = now + RENEWAL_INTERVAL;
-            self.renewals = self.timelines.keys().cloned().collect();
-        }
-        let count = self.renewals.len().min(RENEWALS_PER_TICK);
-        for room in self.renewals.drain(..count) {
-            let Some(timeline) = self.timelines.get(&room) else {
-                continue;
-            };
-            self.last_read += 1;
-            self.reads.push(ReadRequest {
-                id: self.last_read,
-                known: timeline.position(),
-                room,
-                after: None,
-                limit: PageLimit { entries: 0, bytes: 0 },
-            });
         }
     }
 
@@ -578,20 +393,6 @@ impl Handler<Join> for RoomRegistry {
             self.deadlines.push_back((deadline, session, room, ticket));
         }
         self.request_flush(ctx);
-    }
-}
-
-impl Handler<Pull> for RoomRegistry {
-    type Result = ();
-
-    fn handle(&mut self, pull: Pull, ctx: &mut Self::Context) {
-        let room = pull.room.clone();
-        // Who has left, and the room with him, asks in vain; and so nobody hears of it.
-        if self.timelines.contains_key(&room) {
-            self.pulls.entry(room.clone()).or_default().push(pull);
-            self.proceed(&room, None);
-            self.request_flush(ctx);
-        }
     }
 }
 

@@ -21,16 +21,17 @@ use futures_util::Stream;
 use log::debug;
 
 use super::inbound::{Inbound, Intake, Joiner};
-use super::lanes::{Lanes, Refusal, Reply, Step, Work};
+use super::lanes::{Lanes, Step, Work};
 use super::outbound::{Attachment, Outbound};
 use super::rate::RateLimit;
 use super::replay::{Next, Replays};
+use super::reply::{Refusal, Reply};
 use super::socket::SocketHandle;
-use crate::broker::{Answer, PublishOutcome, RoomMessage};
+use crate::broker::{Answer, RoomMessage};
 use crate::metrics::{Eviction, Metrics};
 use crate::protocol::client::{ClientFrame, Command, RequestId};
 use crate::protocol::close::CloseCode;
-use crate::protocol::error::{ErrorCode, Outcome};
+use crate::protocol::error::ErrorCode;
 use crate::protocol::server::ServerFrame;
 use crate::protocol::{Content, Dialect, IdempotenceKey, RoomName};
 use crate::rooms::hub::Hub;
@@ -216,7 +217,7 @@ impl WsSession {
         let work = if allowed {
             work
         } else {
-            Some(Work::Refuse(too_fast()))
+            Some(Work::Refuse(Refusal::too_fast()))
         };
         match (room, work) {
             (Some(room), Some(work)) => self.push(&room, id, work, ctx),
@@ -473,53 +474,9 @@ impl WsSession {
     }
 }
 
-fn too_fast() -> Refusal {
-    let message = "commands come faster than this server takes them; wait before the next one".to_owned();
-    Refusal {
-        code: ErrorCode::RateLimited,
-        message,
-        outcome: None,
-    }
-}
-
 fn unix_millis() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn not_joined(reason: NotJoined) -> Refusal {
-    let (code, message) = match reason {
-        NotJoined::RoomLimit(max) => (
-            ErrorCode::RoomLimit,
-            format!("a session may be in {max} rooms; leave one before joining another"),
-        ),
-        NotJoined::Cancelled => (
-            ErrorCode::Cancelled,
-            "the room was left before the subscription was confirmed".to_owned(),
-        ),
-        NotJoined::Unavailable(why) => (
-            ErrorCode::Unavailable,
-            format!("not subscribed, try again: {why}"),
-        ),
-    };
-    Refusal {
-        code,
-        message,
-        outcome: None,
-    }
-}
-
-fn published(outcome: PublishOutcome) -> Reply {
-    let (outcome, message) = match outcome {
-        PublishOutcome::Accepted(position) => return Reply::Sent(position),
-        PublishOutcome::Refused(why) => (Outcome::Refused, format!("not published, try again: {why}")),
-        PublishOutcome::Unknown(why) => (Outcome::Unknown, format!("perhaps not published: {why}")),
-    };
-    Reply::Error(Refusal {
-        code: ErrorCode::Unavailable,
-        message,
-        outcome: Some(outcome),
-    })
 }
 
 impl Actor for WsSession {
@@ -596,9 +553,9 @@ impl Handler<Notice> for WsSession {
             }
             Notice::Replay(ticket, part) => self.replayed(ticket, &part, ctx),
             Notice::Deferred(ticket) => self.answered(ticket, Reply::Deferred, ctx),
-            Notice::NotJoined(ticket, reason) => self.answered(ticket, Reply::Error(not_joined(reason)), ctx),
+            Notice::NotJoined(ticket, reason) => self.answered(ticket, Reply::not_joined(reason), ctx),
             Notice::Left(ticket) => self.answered(ticket, Reply::Unsubscribed, ctx),
-            Notice::Published(ticket, outcome) => self.answered(ticket, published(outcome), ctx),
+            Notice::Published(ticket, outcome) => self.answered(ticket, Reply::published(outcome), ctx),
             Notice::Room(_) => {}
             Notice::Ping => ctx.ping(b""),
             Notice::Close(code) => self.close_with(code, ctx),

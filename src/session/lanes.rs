@@ -12,11 +12,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
+use super::reply::{Refusal, Reply};
 use crate::protocol::client::RequestId;
-use crate::protocol::error::{ErrorCode, Outcome};
-use crate::protocol::{Content, IdempotenceKey, Position, Replay, RoomName};
+use crate::protocol::{Content, IdempotenceKey, Replay, RoomName};
 use crate::rooms::Ticket;
-use crate::rooms::timeline::Admission;
 
 /// What a command in a lane does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,25 +28,6 @@ pub(super) enum Work {
     Publish(Content, Option<IdempotenceKey>),
     /// Nothing: the command was wrong, and only its answer keeps its place.
     Refuse(Refusal),
-}
-
-/// An error as an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) code: ErrorCode,
-    pub(super) message: String,
-    pub(super) outcome: Option<Outcome>,
-}
-
-/// How a command ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reply {
-    Subscribed(Ticket, Box<Admission>),
-    /// A plain session's wish stands; nothing is said.
-    Deferred,
-    Unsubscribed,
-    Sent(Option<Position>),
-    Error(Refusal),
 }
 
 /// What the session has to do next.
@@ -315,6 +295,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::error::ErrorCode;
+    use crate::rooms::timeline::Admission;
 
     fn room(name: &str) -> RoomName {
         RoomName::new(name).expect("a valid name")

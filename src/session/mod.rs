@@ -2,7 +2,7 @@
 //!
 //! [`actor`] is the session. Around it stand the streams of its connection, `inbound` (framing, sizes, pace) and
 //! `outbound` (pieces, progress). `lanes` keeps the order of its commands, `rate` counts them, `replay` holds
-//! back what is live while the past is told, [`socket`] ends what cannot end itself.
+//! back what is live while the past is told, `reply` words the answers, [`socket`] ends what cannot end itself.
 
 pub mod actor;
 mod framing;
@@ -11,4 +11,5 @@ mod lanes;
 mod outbound;
 mod rate;
 mod replay;
+mod reply;
 pub mod socket;

@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{info, warn};
+use log::{debug, info, warn};
 use lru::LruCache;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, RedisResult, Value};
@@ -261,7 +261,7 @@ impl RedisPublisher {
             if !replies.publishes.iter().any(is_unknown_script) {
                 return Ok(replies);
             }
-            info!("redis has forgotten the publish script, which is loaded again");
+            debug!("redis does not know the publish script, which is loaded");
             let mut load = Pipeline::new();
             load.add_command(self.shared.scripts.publish.load());
             call(connection, &load).await?;

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::broker::RoomMessage;
-use crate::broker::history::{Entry, Numbering, Page};
+use crate::broker::history::{Entry, Numbering, Page, ReadError, ReadOutcome};
 use crate::protocol::{Content, Epoch, Position, Replay};
 
 const WORKER: WorkerId = WorkerId(0);

@@ -1,10 +1,14 @@
 //! The timeline between a link that loses, delays and repeats, and a history that forgets.
 
+use std::collections::VecDeque;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::broker::RoomMessage;
+use crate::broker::history::{Entry, Numbering};
 use crate::protocol::{Content, Epoch};
+use crate::rooms::EventKind;
 
 const PART: usize = 10_000;
 
@@ -49,12 +53,12 @@ fn page(numbering: &Numbering, top: u64, offsets: impl IntoIterator<Item = u64>)
 /// `k3` is message 3 of numbering k, `?x` the unnumbered message x, `k3..k6` a gap.
 fn told<'a>(events: impl IntoIterator<Item = &'a RoomEvent>) -> Vec<String> {
     let told = |event: &RoomEvent| match &event.kind {
-        crate::rooms::EventKind::Message(message, Some(_)) => message.content.text.to_string(),
-        crate::rooms::EventKind::Message(message, None) => format!("?{}", message.content.text),
-        crate::rooms::EventKind::Gap(_, Some((after, goes_on))) => {
+        EventKind::Message(message, Some(_)) => message.content.text.to_string(),
+        EventKind::Message(message, None) => format!("?{}", message.content.text),
+        EventKind::Gap(_, Some((after, goes_on))) => {
             format!("{after}..{}{}", goes_on.epoch.as_str(), goes_on.offset)
         }
-        crate::rooms::EventKind::Gap(_, None) => "..".to_owned(),
+        EventKind::Gap(_, None) => "..".to_owned(),
     };
     events.into_iter().map(told).collect()
 }
@@ -417,7 +421,7 @@ impl Subscriber {
     fn hear<'a>(&mut self, events: impl IntoIterator<Item = &'a RoomEvent>) -> Result<(), TestCaseError> {
         for event in events {
             match &event.kind {
-                crate::rooms::EventKind::Message(message, Some(offset)) => {
+                EventKind::Message(message, Some(offset)) => {
                     prop_assert_eq!(*offset, self.offset + 1, "{:?}", message);
                     let text = format!("{}{offset}", self.epoch.as_str());
                     prop_assert_eq!(
@@ -427,18 +431,18 @@ impl Subscriber {
                     );
                     self.offset = *offset;
                 }
-                crate::rooms::EventKind::Message(message, None) => {
+                EventKind::Message(message, None) => {
                     let is_forged = message.content.text.starts_with("forged");
                     let is_old = !message.content.text.starts_with(self.epoch.as_str());
                     prop_assert!(is_forged || is_old, "a message has lost its place: {:?}", message);
                 }
-                crate::rooms::EventKind::Gap(_, Some((after, goes_on))) => {
+                EventKind::Gap(_, Some((after, goes_on))) => {
                     prop_assert_eq!(*after, self.offset);
                     prop_assert!(goes_on.epoch != self.epoch || goes_on.offset > self.offset);
                     self.epoch = goes_on.epoch.clone();
                     self.offset = goes_on.offset;
                 }
-                crate::rooms::EventKind::Gap(_, None) => prop_assert!(false, "there is history"),
+                EventKind::Gap(_, None) => prop_assert!(false, "there is history"),
             }
         }
         Ok(())

@@ -1,0 +1,428 @@
+//! A timeline where there is history: the cursor, what is held behind a hole, and what is under way.
+
+use std::collections::VecDeque;
+
+use super::window::{Since, Window};
+use super::{Admission, Part, Read, Wish};
+use crate::broker::history::{Arrival, Entry, Numbering, Page, PageLimit};
+use crate::protocol::{Dialect, Position, Replay, RoomName};
+use crate::rooms::RoomEvent;
+
+/// A page for the members: it reaches all of them at once.
+const FILL_LIMIT: PageLimit = PageLimit {
+    entries: 512,
+    bytes: 128 * 1024,
+};
+
+/// A page for those who come back.
+const REPLAY_LIMIT: PageLimit = PageLimit {
+    entries: 1_024,
+    bytes: 512 * 1024,
+};
+
+/// Bytes of messages that one room may hold back while something is read.
+const MAX_HELD_BYTES: usize = 512 * 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct History {
+    cursor: Option<Cursor>,
+    /// Something may be missing after the cursor, and no fill has been begun since.
+    pub(super) outdated: bool,
+    reading: Option<Reading>,
+    /// Fills that were begun. A read of the top alone is one too.
+    pub(super) fills: u64,
+    /// The number of the last fill that left nothing missing.
+    filled: u64,
+    held: VecDeque<Arrival>,
+    pub(super) held_bytes: usize,
+    /// How many of the held messages were there when the fill under way was begun.
+    held_before: usize,
+    /// The lowest offset after which somebody wants messages.
+    wanted: Option<u64>,
+    pub(super) window: Option<Window>,
+}
+
+#[derive(Clone, Debug)]
+struct Cursor {
+    numbering: Numbering,
+    offset: u64,
+}
+
+/// A read under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reading {
+    id: u64,
+    /// `None`: only the top was asked for.
+    pub(super) after: Option<u64>,
+    /// It begins at the cursor, and brings the members what they missed.
+    pub(super) is_fill: bool,
+}
+
+impl History {
+    fn is_filling(&self) -> bool {
+        self.reading.is_some_and(|reading| reading.is_fill)
+    }
+
+    pub(super) fn is_current(&self) -> bool {
+        self.cursor.is_some() && !self.outdated && !self.is_filling() && self.held.is_empty()
+    }
+
+    pub(super) fn position(&self) -> Option<Position> {
+        let cursor = self.cursor.as_ref()?;
+        Some(cursor.numbering.position(cursor.offset))
+    }
+
+    /// Takes what is under way, if it is this read.
+    pub(super) fn end_read(&mut self, id: u64) -> Option<Reading> {
+        self.reading.take_if(|reading| reading.id == id)
+    }
+
+    pub(super) fn want(&mut self, after: u64) {
+        let lowest = self.wanted.map_or(after, |wanted| wanted.min(after));
+        self.wanted = Some(lowest);
+    }
+
+    pub(super) fn link_lost(&mut self) {
+        self.reading = None;
+        self.outdated = true;
+        self.held.clear();
+        (self.held_bytes, self.held_before) = (0, 0);
+    }
+
+    fn hold(&mut self, arrival: Arrival, may_hold: bool) {
+        let bytes = arrival.message.cost();
+        if !may_hold || self.held_bytes + bytes > MAX_HELD_BYTES {
+            // What has a place can be read again, and is given up in favour of what has none.
+            self.outdated = true;
+            self.held.retain(|held| held.claim.is_none());
+            self.held_bytes = self.held.iter().map(|held| held.message.cost()).sum();
+            self.held_before = 0;
+            if arrival.claim.is_some() || !may_hold || self.held_bytes + bytes > MAX_HELD_BYTES {
+                return;
+            }
+        }
+        self.held_bytes += bytes;
+        self.held.push_back(arrival);
+    }
+
+    pub(super) fn arrived(&mut self, arrival: Arrival, may_hold: bool) -> Option<RoomEvent> {
+        if !self.is_current() {
+            self.hold(arrival, may_hold);
+            return None;
+        }
+        match self.place(arrival) {
+            Placed::Next(event) => Some(event),
+            Placed::Known => None,
+            Placed::Ahead(arrival) => {
+                self.outdated = true;
+                self.hold(arrival, may_hold);
+                None
+            }
+        }
+    }
+
+    /// Compares a message on the link with the cursor, and moves that.
+    fn place(&mut self, arrival: Arrival) -> Placed {
+        let Some(cursor) = &mut self.cursor else {
+            return Placed::Ahead(arrival);
+        };
+        let Some(claim) = &arrival.claim else {
+            return Placed::Next(RoomEvent::message(arrival.message, None));
+        };
+        if claim.epoch != cursor.numbering.epoch {
+            return Placed::Ahead(arrival);
+        }
+        if !cursor.numbering.vouches(claim) {
+            // Anybody can write to the channel: it is a message, but not one of this numbering.
+            return Placed::Next(RoomEvent::message(arrival.message, None));
+        }
+        let offset = claim.offset;
+        if offset <= cursor.offset {
+            return Placed::Known;
+        }
+        if offset > cursor.offset + 1 {
+            return Placed::Ahead(arrival);
+        }
+        cursor.offset = offset;
+        if let Some(window) = &mut self.window {
+            window.append(offset, &arrival.message);
+        }
+        Placed::Next(RoomEvent::message(arrival.message, Some(offset)))
+    }
+
+    pub(super) fn next_read(&mut self, id: u64) -> Option<Read> {
+        if self.reading.is_some() {
+            return None;
+        }
+        let known = self.position();
+        let (after, is_fill) = match &known {
+            None => (None, true),
+            Some(position) if self.outdated => (Some(position.offset), true),
+            Some(_) => (Some(self.wanted.take()?), false),
+        };
+        if is_fill {
+            self.outdated = false;
+            self.fills += 1;
+            self.held_before = self.held.len();
+        } else {
+            // It grows while the read is under way, so that nothing is missing between the two.
+            self.window = known.as_ref().map(|position| Window::at(position.offset));
+        }
+        self.reading = Some(Reading { id, after, is_fill });
+        let limit = if is_fill { FILL_LIMIT } else { REPLAY_LIMIT };
+        Some(Read { known, after, limit })
+    }
+
+    pub(super) fn read(&mut self, room: &RoomName, reading: Reading, page: Page) -> Vec<RoomEvent> {
+        let Page {
+            numbering,
+            top,
+            entries,
+        } = page;
+        let mut events = Vec::new();
+        // Whoever still wants something asks again.
+        self.wanted = None;
+        let Some(cursor) = &mut self.cursor else {
+            self.cursor = Some(Cursor {
+                numbering,
+                offset: top,
+            });
+            self.filled = self.fills;
+            self.release(&mut events);
+            return events;
+        };
+        let mut is_fill = reading.is_fill;
+        if cursor.numbering.epoch != numbering.epoch {
+            // The page begins at the beginning of the new numbering, or of what is kept of it.
+            let start = entries.first().map_or(top, |entry| entry.offset - 1);
+            events.push(RoomEvent::gap(
+                room.clone(),
+                cursor.offset,
+                numbering.position(start),
+            ));
+            *cursor = Cursor {
+                numbering,
+                offset: start,
+            };
+            self.window = None;
+            is_fill = true;
+        } else if let (Some(window), Some(after), false) = (&mut self.window, reading.after, is_fill) {
+            window.prepend(after, &entries);
+        }
+        let nothing_is_kept = entries.is_empty();
+        self.advance(room, entries, &mut events);
+        if is_fill {
+            // What a replay does not bring to the cursor is on its way on the link, or already there.
+            if nothing_is_kept {
+                self.skip_to(room, top, &mut events);
+            }
+            if self.cursor.as_ref().is_some_and(|cursor| cursor.offset < top) {
+                self.outdated = true;
+            } else {
+                self.filled = self.fills;
+            }
+        }
+        self.release(&mut events);
+        events
+    }
+
+    /// Tells the members what follows the cursor, and what is missing in between.
+    fn advance(&mut self, room: &RoomName, entries: Vec<Entry>, events: &mut Vec<RoomEvent>) {
+        for Entry { offset, message } in entries {
+            let Some(cursor) = self.cursor.as_ref().filter(|cursor| offset > cursor.offset) else {
+                continue;
+            };
+            if offset > cursor.offset + 1 {
+                self.skip_to(room, offset - 1, events);
+            }
+            if let Some(cursor) = &mut self.cursor {
+                cursor.offset = offset;
+            }
+            if let Some(window) = &mut self.window {
+                window.append(offset, &message);
+            }
+            events.push(RoomEvent::message(message, Some(offset)));
+        }
+    }
+
+    /// Tells the members that the messages up to this offset cannot be had.
+    fn skip_to(&mut self, room: &RoomName, offset: u64, events: &mut Vec<RoomEvent>) {
+        if let Some(cursor) = &mut self.cursor
+            && offset > cursor.offset
+        {
+            let goes_on = cursor.numbering.position(offset);
+            events.push(RoomEvent::gap(room.clone(), cursor.offset, goes_on));
+            cursor.offset = offset;
+            self.window = None;
+        }
+    }
+
+    /// Lets go of what was held, as far as it follows now.
+    fn release(&mut self, events: &mut Vec<RoomEvent>) {
+        while !self.outdated
+            && self.cursor.is_some()
+            && let Some(arrival) = self.held.pop_front()
+        {
+            self.held_bytes -= arrival.message.cost();
+            let was_there_before = self.held_before > 0;
+            self.held_before = self.held_before.saturating_sub(1);
+            match self.place(arrival) {
+                Placed::Next(event) => events.push(event),
+                Placed::Known => {}
+                // The history was read after this had come, and does not have it: its claim is not true (any more).
+                Placed::Ahead(arrival) if was_there_before => {
+                    events.push(RoomEvent::message(arrival.message, None));
+                }
+                Placed::Ahead(arrival) => {
+                    self.held_bytes += arrival.message.cost();
+                    self.held.push_front(arrival);
+                    self.outdated = true;
+                }
+            }
+        }
+    }
+
+    /// What is missing cannot be read: the members are told so, and go on with what was held.
+    pub(super) fn go_on_without(&mut self, room: &RoomName) -> Vec<RoomEvent> {
+        let mut events = Vec::new();
+        let Some(Cursor { numbering, offset }) = self.cursor.clone() else {
+            // Nobody is a member yet, and nobody can become one without knowing where.
+            self.outdated = true;
+            return events;
+        };
+        let first_held = self.held.iter().find_map(|arrival| {
+            let claim = arrival.claim.as_ref()?;
+            (claim.offset > offset && numbering.vouches(claim)).then_some(claim.offset)
+        });
+        if let Some(first) = first_held {
+            self.skip_to(room, first - 1, &mut events);
+        }
+        self.outdated = false;
+        self.release(&mut events);
+        events
+    }
+
+    pub(super) fn admit(&mut self, wish: &mut Wish, part_bytes: usize) -> Option<Admission> {
+        if !self.is_current() {
+            return None;
+        }
+        let position = self.position()?;
+        let top = position.offset;
+        let Replay { after, last } = &wish.replay;
+        let mut recovered = None;
+        if let Some(after) = after {
+            if after.epoch != position.epoch || after.offset > top {
+                // Perhaps the subscriber knows more than this node.
+                if self.filled < wish.not_before {
+                    self.outdated = true;
+                    return None;
+                }
+                recovered = Some(false);
+            } else {
+                match self.since(after.offset, top, part_bytes) {
+                    Sought::Part(replay) => {
+                        return Some(Admission {
+                            position: Some(position),
+                            recovered: Some(true),
+                            replay,
+                        });
+                    }
+                    Sought::Lost(_) => recovered = Some(false),
+                    Sought::Unread => return None,
+                }
+            }
+        }
+        let replay = match self.since(top.saturating_sub(*last), top, part_bytes) {
+            Sought::Part(replay) => replay,
+            Sought::Lost(begin) => match self.since(begin, top, part_bytes) {
+                Sought::Part(replay) => replay,
+                Sought::Lost(_) | Sought::Unread => return None,
+            },
+            Sought::Unread => return None,
+        };
+        Some(Admission {
+            position: Some(position),
+            recovered,
+            replay,
+        })
+    }
+
+    pub(super) fn part(
+        &mut self,
+        room: &RoomName,
+        after: u64,
+        until: &Position,
+        part_bytes: usize,
+    ) -> Option<Part> {
+        if self.position()?.epoch != until.epoch {
+            return Some(Part::lost(room.clone(), after, until.clone()));
+        }
+        match self.since(after, until.offset, part_bytes) {
+            Sought::Part(part) => Some(part),
+            Sought::Unread => None,
+            Sought::Lost(begin) => {
+                let goes_on = Position {
+                    offset: begin.min(until.offset),
+                    ..until.clone()
+                };
+                let next = (begin < until.offset).then_some(begin);
+                let lost = Part::lost(room.clone(), after, goes_on);
+                Some(Part { next, ..lost })
+            }
+        }
+    }
+
+    /// The messages after `start`, up to `until`.
+    fn since(&mut self, start: u64, until: u64, part_bytes: usize) -> Sought {
+        if start >= until {
+            return Sought::Part(Part::default());
+        }
+        let since = self
+            .window
+            .as_mut()
+            .map_or(Since::Unknown, |window| window.since(start));
+        match since {
+            Since::Unknown => {
+                self.want(start);
+                Sought::Unread
+            }
+            Since::Lost(begin) => Sought::Lost(begin),
+            Since::Events(following) => {
+                let (mut events, mut bytes, mut end) = (Vec::new(), 0, start);
+                for event in following {
+                    // Those who want the past speak this dialect.
+                    let cost = event.frame_bytes(Dialect::V1);
+                    if end == until || (bytes > 0 && bytes + cost > part_bytes) {
+                        break;
+                    }
+                    bytes += cost;
+                    end += 1;
+                    events.push(event.clone());
+                }
+                Sought::Part(Part {
+                    events,
+                    next: (end < until).then_some(end),
+                })
+            }
+        }
+    }
+}
+
+/// Where a message on the link belongs.
+enum Placed {
+    /// The members are told now.
+    Next(RoomEvent),
+    /// They have been told before.
+    Known,
+    /// Something is missing before it.
+    Ahead(Arrival),
+}
+
+/// What can be said of messages of the past.
+enum Sought {
+    Part(Part),
+    /// The first of them cannot be had: what is kept begins after this offset.
+    Lost(u64),
+    /// They have to be read.
+    Unread,
+}
