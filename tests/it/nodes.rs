@@ -27,7 +27,7 @@ const PROMPT: Duration = Duration::from_millis(1_300);
 /// A publish is answered within 3 s whatever Redis does; the rest is for a busy machine.
 const ANSWERED: Duration = Duration::from_millis(3_300);
 
-/// Two nodes with members of both dialects in ten rooms.
+/// Two nodes without history, with members of both dialects in ten rooms.
 struct Cluster {
     redis: Redis,
     nodes: [Node; 2],
@@ -38,10 +38,11 @@ impl Cluster {
     async fn start() -> Self {
         const ROOMS: usize = 10;
         let redis = Redis::start().await;
-        let nodes = [
-            Node::on_redis(&redis.url()).await,
-            Node::on_redis(&redis.url()).await,
-        ];
+        let variables = [("REDIS_URL", &*redis.url()), ("ROOMCAST_HISTORY_SIZE", "0")];
+        let nodes = [Node::start(&variables).await, Node::start(&variables).await];
+        for node in &nodes {
+            node.ready().await;
+        }
         let [first, second] = nodes.each_ref().map(Node::ws_url);
         let mut rooms = Vec::new();
         for room in (0..ROOMS).map(|nth| format!("room {nth}")) {

@@ -33,7 +33,9 @@ const QUICKLY: Duration = Duration::from_millis(500);
 
 /// A node that asks nobody whether he is there: what ends those who do not read has to be something else.
 async fn unasking_node(variables: &[(&str, &str)]) -> Node {
-    Node::start(&[&[("ROOMCAST_HEARTBEAT", "600")], variables].concat()).await
+    // What the broker keeps of the past would be weighed along.
+    let without_history = ("ROOMCAST_HISTORY_SIZE", "0");
+    Node::start(&[&[("ROOMCAST_HEARTBEAT", "600"), without_history], variables].concat()).await
 }
 
 /// The `n`th message.

@@ -100,19 +100,14 @@ async fn a_user_with_few_rights_is_enough() {
     let mut control = redis.connection().await;
     run(
         &mut control,
-        &[
-            "ACL",
-            "SETUSER",
-            "app",
-            "on",
-            ">secret",
-            "&*",
-            "+subscribe",
-            "+unsubscribe",
-            "+publish",
-        ],
+        &["ACL", "SETUSER", "app", "on", ">secret", "&*", "~roomcast:*"],
     )
     .await;
+    let commands = "subscribe unsubscribe publish multi exec eval evalsha script|load \
+                    get set del hset hmget hdel xadd xrange xdel pexpire time";
+    for command in commands.split_whitespace() {
+        run(&mut control, &["ACL", "SETUSER", "app", &format!("+{command}")]).await;
+    }
     let url = redis.url().replacen("redis://", "redis://app:secret@", 1);
     let node = Node::on_redis(&url).await;
     assert_serves(&node).await;
@@ -130,6 +125,7 @@ async fn a_channel_that_is_forbidden_is_unavailable_and_the_others_are_not() {
         "on",
         ">secret",
         "+@all",
+        "~roomcast:*",
         "&allowed*",
         "&\u{1}*",
     ];
@@ -176,12 +172,6 @@ async fn a_channel_that_is_forbidden_is_unavailable_and_the_others_are_not() {
         .command(json!({"type": "SUBSCRIBE", "room": "forbidden"}))
         .await;
     redis.client_kill("pubsub").await;
-    assert_eq!(other.json().await, json!({"type": "gap", "room": "allowed 1"}));
-    let mut gaps = [client.json().await, client.json().await]
-        .map(|frame| (frame["type"].to_string(), frame["room"].to_string()));
-    gaps.sort();
-    assert_eq!(gaps[0].0, "\"gap\"");
-    assert_eq!(gaps[1].0, "\"gap\"");
     let mut sender = Client::v1(&node.ws_url()).await;
     publish(&mut sender, "allowed 1", "as before".into()).await;
     assert_eq!(other.json().await["message"], "as before");

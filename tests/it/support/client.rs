@@ -142,6 +142,11 @@ impl Client {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text:?} is not JSON: {error}"))
     }
 
+    /// The next frame, which is JSON, without what it says of the room's history.
+    pub(crate) async fn json_without_place(&mut self) -> Value {
+        without_place(self.json().await)
+    }
+
     /// The code of the close frame, which must come next; `None` if the connection ends without one.
     pub(crate) async fn closed(&mut self) -> Option<u16> {
         match self.event().await {
@@ -159,4 +164,13 @@ impl Client {
 
 fn code(code: CloseCode) -> u16 {
     code.into()
+}
+
+/// A frame without what it says of the room's history.
+pub(crate) fn without_place(mut frame: Value) -> Value {
+    if let Some(fields) = frame.as_object_mut() {
+        fields.remove("offset");
+        fields.remove("epoch");
+    }
+    frame
 }
