@@ -356,7 +356,7 @@ struct World {
     top: u64,
     /// The first offset that is kept.
     kept: u64,
-    /// Published and not yet arrived; `false`: the link loses it.
+    /// Published and not yet arrived.
     on_the_way: VecDeque<Arrival>,
 }
 
@@ -381,6 +381,8 @@ enum Event {
     Arrive,
     /// The next message is lost with the link, and all that follow it.
     LinkLost,
+    /// The next message is lost without a word.
+    Lost,
     /// Messages are dropped between the link and here.
     Missed,
     /// The oldest messages are forgotten.
@@ -400,6 +402,7 @@ fn event() -> impl Strategy<Value = Event> {
         6 => Just(Event::Publish),
         6 => Just(Event::Arrive),
         1 => Just(Event::LinkLost),
+        1 => Just(Event::Lost),
         1 => Just(Event::Missed),
         1 => (0..4_u64).prop_map(Event::Trim),
         1 => Just(Event::Renumber),
@@ -482,6 +485,9 @@ proptest! {
                     world.on_the_way.clear();
                     under_way = None;
                     timeline.link_lost();
+                }
+                Event::Lost => {
+                    world.on_the_way.pop_front();
                 }
                 Event::Missed => {
                     world.on_the_way.clear();
