@@ -86,7 +86,7 @@ impl Numbering {
         }
     }
 
-    /// Known to nodes only.
+    /// Known to nodes only. Like an epoch, it has no spaces.
     pub(super) fn secret(&self) -> &str {
         &self.secret
     }

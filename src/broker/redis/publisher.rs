@@ -2,8 +2,8 @@
 //!
 //! - What is queued goes out in one write per batch, in order; the next batch waits for the answers to the last. So a
 //!   publish is never overtaken by a later one, and the queue grows into batches when Redis is slow.
-//! - With history a batch is one transaction: if Redis does not know the script, none of its publishes has happened,
-//!   and all are sent again, in order, once the script is loaded.
+//! - With history a batch is one call of a script: if Redis does not know it, none of its publishes has happened, and
+//!   all are sent again, in order, once the script is loaded.
 //! - While the connection is away a publish waits [`PATIENCE`] for its return and is then refused: it has not left this
 //!   process. One that was sent and lost its answer with the connection has an unknown outcome, unless it has an
 //!   idempotence key: then it is sent again, until [`ANSWER_TIMEOUT`].
@@ -24,10 +24,10 @@ use redis::{Pipeline, RedisError, RedisResult, Value};
 use tokio::time::{interval, sleep_until};
 
 use super::backoff::Backoff;
-use super::scripts::position;
+use super::scripts::{Item, Numbered, Seen, numbered};
 use super::{CANARY_INTERVAL, Shared, call, is_unknown_script, within};
 use crate::broker::{Publish, PublishOutcome, PublishQueue};
-use crate::protocol::{Position, RoomName};
+use crate::protocol::RoomName;
 use crate::throttle::Throttle;
 
 /// How long a publish waits for a connection before it is refused.
@@ -59,7 +59,7 @@ pub(super) struct RedisPublisher {
     queue: PublishQueue,
     /// Taken from the queue, not answered yet.
     waiting: VecDeque<Waiting>,
-    seen: LruCache<RoomName, Position>,
+    seen: LruCache<RoomName, Seen>,
     backoff: Backoff,
     next_canary: Instant,
     dial_log: Throttle,
@@ -202,7 +202,7 @@ impl RedisPublisher {
         batch
     }
 
-    /// Sends a batch until Redis has carried it out or refused it.
+    /// Sends a batch and hands out what becomes of it.
     async fn publish(
         &mut self,
         connection: &mut MultiplexedConnection,
@@ -214,14 +214,17 @@ impl RedisPublisher {
         let patience = (oldest + ANSWER_TIMEOUT)
             .saturating_duration_since(now)
             .max(MIN_ANSWER_TIMEOUT);
-        let sent = within(patience, "a publish", self.send(connection, &batch, with_canary)).await;
-        match sent {
-            Ok(Replies { publishes, canary }) => {
-                if with_canary && !matches!(canary, Some(Value::ServerError(_)) | None) {
-                    self.shared.health.canary_taken(Instant::now());
-                }
-                self.settle(batch, publishes)
-            }
+        let seen: Vec<Option<Seen>> = batch
+            .iter()
+            .map(|publish| {
+                let mut seen = self.seen.get(&publish.message.room).cloned()?;
+                seen.is_due = now >= seen.renewed + self.shared.scripts.renewal_interval();
+                Some(seen)
+            })
+            .collect();
+        let sent = self.send(connection, &batch, &seen, with_canary);
+        match within(patience, "a publish", sent).await {
+            Ok(replies) => self.settle(batch, seen, replies),
             Err(error) => {
                 self.lost(batch, &error);
                 Err(error)
@@ -229,51 +232,63 @@ impl RedisPublisher {
         }
     }
 
-    /// Sends a batch, and sends it again if Redis has forgotten the script.
+    /// Sends a batch, and sends it again if Redis did not know the script. The replies, one for each publish.
     async fn send(
-        &mut self,
+        &self,
         connection: &mut MultiplexedConnection,
         batch: &[Publish],
+        seen: &[Option<Seen>],
         with_canary: bool,
-    ) -> RedisResult<Replies> {
-        let is_transaction = self.shared.scripts.keep_history() && batch.len() > 1;
-        let mut commands = Pipeline::with_capacity(batch.len() + 3);
-        if is_transaction {
-            commands.cmd("MULTI");
-        }
-        for publish in batch {
-            let seen = self.seen.peek(&publish.message.room);
-            let publish = self
-                .shared
-                .scripts
-                .publish(&publish.message, publish.key.as_ref(), seen);
-            commands.add_command(publish);
-        }
-        if is_transaction {
-            commands.cmd("EXEC");
+    ) -> RedisResult<Vec<Value>> {
+        let scripts = &self.shared.scripts;
+        let is_one_call = scripts.keep_history() && !batch.is_empty();
+        let mut commands = Pipeline::with_capacity(batch.len() + 1);
+        if is_one_call {
+            let items = batch.iter().zip(seen).map(|(publish, seen)| Item {
+                message: &publish.message,
+                key: publish.key.as_ref(),
+                seen: seen.as_ref(),
+            });
+            commands.add_command(scripts.publish(items));
+        } else {
+            for publish in batch {
+                commands.add_command(scripts.publish_bare(&publish.message, publish.key.as_ref()));
+            }
         }
         if with_canary {
             commands.cmd("PUBLISH").arg(&self.shared.canary_channel).arg("");
         }
         for _ in 0..MAX_LOADS {
-            let replies = call(connection, &commands).await?;
-            let replies = Replies::sort(replies, batch.len(), is_transaction);
-            if !replies.publishes.iter().any(is_unknown_script) {
-                return Ok(replies);
+            let mut replies = call(connection, &commands).await?;
+            if with_canary && !matches!(replies.pop(), Some(Value::ServerError(_)) | None) {
+                self.shared.health.canary_taken(Instant::now());
+            }
+            if !replies.iter().any(is_unknown_script) {
+                return Ok(match replies.pop() {
+                    Some(Value::Array(replies)) if is_one_call => replies,
+                    // An error that is about the call as a whole.
+                    Some(reply) if is_one_call => vec![reply; batch.len()],
+                    last => replies.into_iter().chain(last).collect(),
+                });
             }
             debug!("redis does not know the publish script, which is loaded");
             let mut load = Pipeline::new();
-            load.add_command(self.shared.scripts.publish.load());
+            load.add_command(scripts.publish.load());
             call(connection, &load).await?;
         }
         let problem = "redis forgets the publish script as soon as it is loaded";
         Err(RedisError::from(std::io::Error::other(problem)))
     }
 
-    fn settle(&mut self, batch: Vec<Publish>, replies: Vec<Value>) -> RedisResult<()> {
+    fn settle(
+        &mut self,
+        batch: Vec<Publish>,
+        seen: Vec<Option<Seen>>,
+        replies: Vec<Value>,
+    ) -> RedisResult<()> {
         let mut replies = replies.into_iter();
         let mut demoted = None;
-        for publish in batch {
+        for (publish, seen) in batch.into_iter().zip(seen) {
             let outcome = match replies.next() {
                 Some(Value::ServerError(error)) => {
                     let error = RedisError::from(error);
@@ -284,13 +299,8 @@ impl RedisPublisher {
                     }
                     outcome
                 }
-                Some(reply) => {
-                    let position = position(&reply);
-                    if let Some(position) = &position {
-                        self.see(&publish.message.room, position);
-                    }
-                    PublishOutcome::Accepted(position)
-                }
+                Some(_) if !self.shared.scripts.keep_history() => PublishOutcome::Accepted(None),
+                Some(reply) => self.numbered(&publish.message.room, seen, &reply),
                 None => PublishOutcome::Unknown("redis gave fewer answers than it was asked".to_owned()),
             };
             publish.answer.give(outcome);
@@ -298,12 +308,30 @@ impl RedisPublisher {
         demoted.map_or(Ok(()), Err)
     }
 
-    /// A repeated publish is answered with an old place, which says nothing new.
-    fn see(&mut self, room: &RoomName, position: &Position) {
-        let is_old = |seen: &Position| seen.epoch == position.epoch && seen.offset >= position.offset;
-        if !self.seen.get(room).is_some_and(is_old) {
-            self.seen.put(room.clone(), position.clone());
-        }
+    /// Remembers the place of a publish that was numbered with what had been seen before.
+    fn numbered(&mut self, room: &RoomName, before: Option<Seen>, reply: &Value) -> PublishOutcome {
+        let now = Instant::now();
+        let seen = match (numbered(reply), before) {
+            (Some(Numbered::Repeated(position)), _) => return PublishOutcome::Accepted(Some(position)),
+            (Some(Numbered::Anew(numbering, offset)), _) => Seen {
+                numbering,
+                offset,
+                renewed: now,
+                is_due: false,
+            },
+            (Some(Numbered::AsSeen(offset)), Some(before)) => Seen {
+                offset,
+                renewed: if before.is_due { now } else { before.renewed },
+                ..before
+            },
+            (Some(Numbered::AsSeen(_)) | None, _) => {
+                let problem = format!("redis gave another answer than expected: {reply:?}");
+                return PublishOutcome::Unknown(problem);
+            }
+        };
+        let position = seen.numbering.position(seen.offset);
+        self.seen.put(room.clone(), seen);
+        PublishOutcome::Accepted(Some(position))
     }
 
     /// The connection was lost with a batch under way. What has an idempotence key goes back to the front of the queue.
@@ -315,41 +343,6 @@ impl RedisPublisher {
             } else {
                 publish.answer.give(PublishOutcome::Unknown(error.to_string()));
             }
-        }
-    }
-}
-
-/// The replies to a batch, one for each publish, and that to the canary.
-struct Replies {
-    publishes: Vec<Value>,
-    canary: Option<Value>,
-}
-
-impl Replies {
-    fn sort(replies: Vec<Value>, publishes: usize, is_transaction: bool) -> Self {
-        let mut replies = replies.into_iter();
-        if !is_transaction {
-            return Self {
-                publishes: replies.by_ref().take(publishes).collect(),
-                canary: replies.next(),
-            };
-        }
-        let queued: Vec<Value> = replies.by_ref().skip(1).take(publishes).collect();
-        let publishes = match replies.next() {
-            Some(Value::Array(executed)) => executed,
-            // Nothing was carried out. What could not even be queued says why.
-            Some(aborted) => queued
-                .into_iter()
-                .map(|reply| match reply {
-                    Value::ServerError(_) => reply,
-                    _ => aborted.clone(),
-                })
-                .collect(),
-            None => Vec::new(),
-        };
-        Self {
-            publishes,
-            canary: replies.next(),
         }
     }
 }

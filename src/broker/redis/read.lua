@@ -1,25 +1,35 @@
 -- Tells where a room is and reads what comes after an offset. A room without numbering gets one.
 --
--- KEYS  1 numbering (hash)  2 messages (stream)
+-- KEYS  1 numbering (hash, as the publish script has it)  2 messages (stream)
 -- ARGV  1, 2 epoch and secret, if a numbering has to begin
 --       3, 4 epoch and offset that the node has seen: a numbering that is behind them has lost messages
 --       5 read after this offset of that epoch, and everything of another one; empty: read nothing
 --       6 messages at most  7 bytes, as far as whole messages allow
---       8 how long the numbering lives, ms  9 how long if nothing was ever published, ms
+--       8 how long the numbering lives, ms  9 how long if nothing was ever published, ms  10 how long messages live, ms
 -- Returns {epoch, secret, offset, id, payload, id, payload, …}
 local numbering, log = KEYS[1], KEYS[2]
-local held = redis.call('HMGET', numbering, 'epoch', 'secret', 'offset')
-local epoch, secret, offset = held[1], held[2], held[3]
-if not (epoch and secret and offset) or (epoch == ARGV[3] and tonumber(offset) < tonumber(ARGV[4])) then
+local held, epoch, secret, offset, begun = redis.call('HGETALL', numbering), nil, nil, nil, false
+for i = 1, #held, 2 do
+  if held[i] == 'begun' then
+    begun = true
+  else
+    epoch, secret = string.match(held[i], '^(%S+) (%S+)$')
+    offset = held[i + 1]
+  end
+end
+if not (begun and epoch) or (epoch == ARGV[3] and tonumber(offset) < tonumber(ARGV[4])) then
   epoch, secret, offset = ARGV[1], ARGV[2], '0'
-  redis.call('HSET', numbering, 'epoch', epoch, 'secret', secret, 'offset', offset)
-  redis.call('HDEL', numbering, 'until')
-  redis.call('DEL', log)
+  redis.call('DEL', numbering, log)
+  redis.call('HSET', numbering, epoch .. ' ' .. secret, 0, 'begun', 1)
 end
 redis.call('PEXPIRE', numbering, offset == '0' and ARGV[9] or ARGV[8])
 
 local answer = {epoch, secret, offset}
-if ARGV[5] == '' then return answer end
+if ARGV[5] == '' then
+  -- Evicted and written to again, the messages could have lost their expiry.
+  if redis.call('PTTL', log) == -1 then redis.call('PEXPIRE', log, ARGV[10]) end
+  return answer
+end
 local after = epoch == ARGV[3] and tonumber(ARGV[5]) or 0
 local entries, bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
 -- In growing steps: Redis holds a whole step in memory before its bytes can be counted.

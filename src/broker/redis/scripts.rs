@@ -6,6 +6,7 @@
 //! - What comes from clients goes into a script as an argument, never into its text.
 
 use std::borrow::Cow;
+use std::time::{Duration, Instant};
 
 use redis::{Cmd, RedisError, Value, cmd};
 use sha1::{Digest, Sha1};
@@ -16,8 +17,9 @@ use crate::broker::history::{Entry, NUMBERING_TTL, Numbering, Page, ReadRequest,
 use crate::config::Retention;
 use crate::protocol::{Epoch, IdempotenceKey, Position, RoomName};
 
-/// How long a numbering is set to live. It is renewed a day before it would fall below what is promised.
-const NUMBERING_MS: u128 = NUMBERING_TTL.as_millis() + 24 * 60 * 60 * 1_000;
+/// Expiries are set again by a node when this part of them has passed, and for this part longer than promised: most
+/// publishes are spared that.
+const RENEWAL_PART: u32 = 32;
 
 /// A script with what calls it.
 #[derive(Debug)]
@@ -32,12 +34,6 @@ impl Script {
             text,
             digest: hex(&Sha1::digest(text)),
         }
-    }
-
-    fn call(&self, keys: &[String]) -> Cmd {
-        let mut call = cmd("EVALSHA");
-        call.arg(&self.digest).arg(keys.len()).arg(keys);
-        call
     }
 
     /// Makes Redis know the script.
@@ -55,6 +51,35 @@ pub(super) struct Scripts {
     pub(super) read: Script,
     prefix: String,
     retention: Retention,
+}
+
+/// What a node remembers of a room that it has published to.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) numbering: Numbering,
+    pub(super) offset: u64,
+    /// When this node last set the expiries.
+    pub(super) renewed: Instant,
+    /// It has to set them again now.
+    pub(super) is_due: bool,
+}
+
+/// One publish of a batch.
+pub(super) struct Item<'a> {
+    pub(super) message: &'a RoomMessage,
+    pub(super) key: Option<&'a IdempotenceKey>,
+    pub(super) seen: Option<&'a Seen>,
+}
+
+/// What the script says of one publish.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Numbered {
+    /// It has this offset in the numbering that was seen.
+    AsSeen(u64),
+    /// It was published before, there.
+    Repeated(Position),
+    /// It has this offset in a numbering that the node did not know.
+    Anew(Numbering, u64),
 }
 
 const PUBLISH_ONCE: &str = include_str!("publish_once.lua");
@@ -92,53 +117,64 @@ impl Scripts {
         self.key(&message.room, &(scope + key.as_str()))
     }
 
-    /// Publishes a message. `seen` is the last place in its room that this node knows.
-    pub(super) fn publish(
-        &self,
-        message: &RoomMessage,
-        key: Option<&IdempotenceKey>,
-        seen: Option<&Position>,
-    ) -> Cmd {
+    /// How long after a node has set a room's expiries it does so again.
+    pub(super) fn renewal_interval(&self) -> Duration {
+        self.retention.ttl.min(NUMBERING_TTL) / RENEWAL_PART
+    }
+
+    /// Publishes a message where there is no history.
+    pub(super) fn publish_bare(&self, message: &RoomMessage, key: Option<&IdempotenceKey>) -> Cmd {
         let channel = self.channel(&message.room);
-        match (self.keep_history(), key) {
-            (false, None) => {
-                let mut publish = cmd("PUBLISH");
-                publish.arg(channel).arg(payload::encode(message));
-                publish
-            }
-            (false, Some(key)) => {
-                // With its text: a call by digest could fail alone, and be overtaken when it is repeated.
-                let mut once = cmd("EVAL");
-                once.arg(PUBLISH_ONCE)
-                    .arg(1)
-                    .arg(self.idempotence_key(message, key))
-                    .arg(channel)
-                    .arg(payload::encode(message))
-                    .arg(millis(self.retention.key_ttl.as_millis()));
-                once
-            }
-            (true, key) => {
-                let mut keys = vec![
-                    self.key(&message.room, "numbering"),
-                    self.key(&message.room, "messages"),
-                ];
-                keys.extend(key.map(|key| self.idempotence_key(message, key)));
-                let fresh = Numbering::fresh();
-                let mut publish = self.publish.call(&keys);
-                publish
-                    .arg(channel)
-                    .arg(payload::encode_open(message))
-                    .arg(self.retention.size)
-                    .arg(millis(self.retention.ttl.as_millis()))
-                    .arg(millis(NUMBERING_MS))
-                    .arg(millis(self.retention.key_ttl.as_millis()))
-                    .arg(fresh.epoch.as_str())
-                    .arg(fresh.secret())
-                    .arg(seen.map_or("", |seen| seen.epoch.as_str()))
-                    .arg(seen.map_or(0, |seen| seen.offset));
-                publish
+        let Some(key) = key else {
+            let mut publish = cmd("PUBLISH");
+            publish.arg(channel).arg(payload::encode(message));
+            return publish;
+        };
+        // With its text: a call by digest could fail alone, and be overtaken when it is repeated.
+        let mut once = cmd("EVAL");
+        once.arg(PUBLISH_ONCE)
+            .arg(1)
+            .arg(self.idempotence_key(message, key))
+            .arg(channel)
+            .arg(payload::encode(message))
+            .arg(millis(self.retention.key_ttl));
+        once
+    }
+
+    /// Numbers, keeps and publishes messages. Answered by an array of what [`numbered`] reads.
+    pub(super) fn publish<'a>(&self, items: impl ExactSizeIterator<Item = Item<'a>> + Clone) -> Cmd {
+        let fresh = Numbering::fresh();
+        let mut publish = cmd("EVALSHA");
+        let keys = items.len() * 2 + items.clone().filter(|item| item.key.is_some()).count();
+        publish.arg(&self.publish.digest).arg(keys);
+        for Item { message, .. } in items.clone() {
+            publish
+                .arg(self.key(&message.room, "numbering"))
+                .arg(self.key(&message.room, "messages"));
+        }
+        for Item { message, key, .. } in items.clone() {
+            if let Some(key) = key {
+                publish.arg(self.idempotence_key(message, key));
             }
         }
+        publish
+            .arg(self.retention.size)
+            .arg(millis(renewed(self.retention.ttl)))
+            .arg(millis(renewed(NUMBERING_TTL.max(self.retention.ttl))))
+            .arg(millis(self.retention.key_ttl))
+            .arg(fresh.epoch.as_str())
+            .arg(fresh.secret());
+        for item in items {
+            publish
+                .arg(self.channel(&item.message.room))
+                .arg(payload::encode_open(item.message))
+                .arg(item.seen.map_or("", |seen| seen.numbering.epoch.as_str()))
+                .arg(item.seen.map_or("", |seen| seen.numbering.secret()))
+                .arg(item.seen.map_or(0, |seen| seen.offset))
+                .arg(u8::from(item.seen.is_none_or(|seen| seen.is_due)))
+                .arg(u8::from(item.key.is_some()));
+        }
+        publish
     }
 
     /// Reads a room's place and a piece of its past.
@@ -149,16 +185,20 @@ impl Scripts {
         ];
         let fresh = Numbering::fresh();
         let known = request.known.as_ref();
-        let mut read = self.read.call(&keys);
-        read.arg(fresh.epoch.as_str())
+        let mut read = cmd("EVALSHA");
+        read.arg(&self.read.digest)
+            .arg(keys.len())
+            .arg(&keys)
+            .arg(fresh.epoch.as_str())
             .arg(fresh.secret())
             .arg(known.map_or("", |known| known.epoch.as_str()))
             .arg(known.map_or(0, |known| known.offset))
             .arg(request.after.map_or_else(String::new, |after| after.to_string()))
             .arg(request.limit.entries)
             .arg(request.limit.bytes)
-            .arg(millis(NUMBERING_MS))
-            .arg(millis(UNWRITTEN_TTL.as_millis()));
+            .arg(millis(renewed(NUMBERING_TTL.max(self.retention.ttl))))
+            .arg(millis(UNWRITTEN_TTL))
+            .arg(millis(renewed(self.retention.ttl)));
         read
     }
 }
@@ -170,21 +210,28 @@ fn tag(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.replace('%', "%25").replace('{', "%7B").replace('}', "%7D"))
 }
 
-fn millis(millis: u128) -> u64 {
-    u64::try_from(millis).unwrap_or(u64::MAX)
+/// A time to live with what may pass before it is set again.
+fn renewed(ttl: Duration) -> Duration {
+    ttl + ttl / RENEWAL_PART
 }
 
-/// The place in the reply of a publish. `None` without history.
-pub(super) fn position(reply: &Value) -> Option<Position> {
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the publish script says of one message.
+pub(super) fn numbered(reply: &Value) -> Option<Numbered> {
     let text = match reply {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
         Value::SimpleString(text) => text,
         _ => return None,
     };
-    let (offset, epoch) = text.split_once(' ')?;
-    Some(Position {
-        offset: offset.parse().ok()?,
-        epoch: Epoch::new(epoch),
+    let mut words = text.split(' ');
+    let offset = words.next()?.parse().ok()?;
+    Some(match (words.next().map(Epoch::new), words.next()) {
+        (None, _) => Numbered::AsSeen(offset),
+        (Some(epoch), None) => Numbered::Repeated(Position { offset, epoch }),
+        (Some(epoch), Some(secret)) => Numbered::Anew(Numbering::new(epoch, secret), offset),
     })
 }
 
@@ -218,8 +265,6 @@ pub(super) fn page(room: &RoomName, reply: Value, max_payload: usize) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::protocol::Content;
 
@@ -269,14 +314,25 @@ mod tests {
     #[test]
     fn replies_are_read_and_nonsense_is_an_error() {
         let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
-        assert_eq!(
-            position(&bulk("45 k3f9")),
-            Some(Position {
-                offset: 45,
-                epoch: Epoch::new("k3f9")
-            })
-        );
-        assert_eq!(position(&Value::Int(1)), None);
+        let epoch = || Epoch::new("k3f9");
+        for (reply, expected) in [
+            ("45", Some(Numbered::AsSeen(45))),
+            (
+                "45 k3f9",
+                Some(Numbered::Repeated(Position {
+                    offset: 45,
+                    epoch: epoch(),
+                })),
+            ),
+            (
+                "45 k3f9 s",
+                Some(Numbered::Anew(Numbering::new(epoch(), "s"), 45)),
+            ),
+            ("x", None),
+        ] {
+            assert_eq!(numbered(&bulk(reply)), expected, "{reply}");
+        }
+        assert_eq!(numbered(&Value::Int(1)), None);
         let room = message("r", None).room;
         let payload = r#"{"type":"sendMessage","roomId":"r","message":"hi"}"#;
         let reply = ["k", "s", "7", "6-0", payload, "7-0", "garbage"]

@@ -103,8 +103,8 @@ async fn a_user_with_few_rights_is_enough() {
         &["ACL", "SETUSER", "app", "on", ">secret", "&*", "~roomcast:*"],
     )
     .await;
-    let commands = "subscribe unsubscribe publish multi exec eval evalsha script|load \
-                    get set del hset hmget hdel xadd xrange xdel pexpire time";
+    let commands = "subscribe unsubscribe publish eval evalsha script|load get set del \
+                    hset hincrby hgetall hdel xadd xrange xdel pexpire pttl time";
     for command in commands.split_whitespace() {
         run(&mut control, &["ACL", "SETUSER", "app", &format!("+{command}")]).await;
     }
