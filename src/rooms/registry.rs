@@ -13,7 +13,7 @@
 
 mod past;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use self::past::RENEWAL_INTERVAL;
 use super::ledger::Ledger;
 use super::table::{JoinOutcome, LeaveOutcome, RoomTable, Waiter};
 use super::timeline::{Admission, Timeline, Wish};
-use super::worker::{Dispatch, DispatchSender};
+use super::worker::{Dispatch, DispatchSender, Pace};
 use super::{
     Abort, Disconnect, Join, Leave, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket, WorkerId,
 };
@@ -66,6 +66,8 @@ pub struct RoomRegistry {
     /// To be sent with the next flush.
     reads: Vec<ReadRequest>,
     last_read: u64,
+    /// Rooms whose members are behind what has been read for them.
+    pacing: HashSet<RoomName>,
     /// Rooms whose read failed, in the order in which it is tried again.
     reads_again: VecDeque<(Instant, RoomName)>,
     /// Rooms with a window that has been read, in the order of the reads.
@@ -136,6 +138,7 @@ impl RoomRegistry {
             pulls: HashMap::new(),
             reads: Vec::new(),
             last_read: 0,
+            pacing: HashSet::new(),
             reads_again: VecDeque::new(),
             windows: VecDeque::new(),
             next_window_look: Instant::now(),
@@ -154,6 +157,16 @@ impl RoomRegistry {
     }
 
     fn tell_members(&self, room: &RoomName, events: Vec<RoomEvent>, transit: Option<&Transit>) {
+        self.tell_members_at_pace(room, events, transit, None);
+    }
+
+    fn tell_members_at_pace(
+        &self,
+        room: &RoomName,
+        events: Vec<RoomEvent>,
+        transit: Option<&Transit>,
+        pace: Option<&Pace>,
+    ) {
         if events.is_empty() {
             return;
         }
@@ -165,6 +178,7 @@ impl RoomRegistry {
                     members: members.clone(),
                     events: events.clone(),
                     transit: transit.cloned(),
+                    pace: pace.cloned(),
                 },
             );
         }
@@ -477,7 +491,7 @@ impl Handler<LinkEvent> for RoomRegistry {
             LinkEvent::Missed(rooms) => self.missed(&rooms),
             LinkEvent::Read(outcomes) => {
                 for outcome in outcomes {
-                    self.read(outcome);
+                    self.read(outcome, ctx);
                 }
             }
         }

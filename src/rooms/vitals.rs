@@ -135,6 +135,12 @@ impl Vitals {
         self.queued.get() + self.unwritten.get()
     }
 
+    /// Whether so much waits that a healthy peer should be given time.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.backlog() > self.max_backlog / 4
+    }
+
     /// Looks at the session. What is returned is taken as done.
     #[must_use]
     pub fn check(&self, now: Instant) -> Verdict {

@@ -16,7 +16,7 @@ use actix::Recipient;
 use log::debug;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::vitals::{Verdict, Vitals};
 use super::{Disconnect, Notice, RoomEvent, SessionId, WorkerId};
@@ -30,6 +30,12 @@ const TURN_DELIVERIES: usize = 4_096;
 
 /// Members of a large room whose mailboxes are filled before they are polled.
 const CHUNK_MEMBERS: usize = 16;
+
+/// How often members that are behind are looked at, …
+const PACE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// … and for how long all the others wait for them.
+const PACE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bytes that one session is sent in one turn, as far as whole dispatches allow.
 const TURN_BYTES: usize = 128 * 1024;
@@ -47,9 +53,32 @@ pub enum Dispatch {
         events: Arc<[RoomEvent]>,
         /// Counts it, until it is in the mailboxes.
         transit: Option<Transit>,
+        /// Held until the members have written most of what waits for them.
+        pace: Option<Pace>,
     },
     /// For every session.
     All(Notice),
+}
+
+/// Tells, when the last clone is dropped, that more may follow.
+#[derive(Clone)]
+pub struct Pace {
+    _on_drop: Arc<dyn Send + Sync>,
+}
+
+impl Pace {
+    /// `on_drop` does the telling.
+    pub(super) fn new(on_drop: impl Send + Sync + 'static) -> Self {
+        Self {
+            _on_drop: Arc::new(on_drop),
+        }
+    }
+}
+
+impl std::fmt::Debug for Pace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pace")
+    }
 }
 
 /// The registry's end of the queue to a worker.
@@ -151,9 +180,13 @@ impl Worker {
                     members,
                     events,
                     transit,
+                    pace,
                 } => {
                     let batches = dispatches.gather(&members, events, transit);
                     self.deliver_in_chunks(&members, &batches, &mut turn).await;
+                    if let Some(pace) = pace {
+                        actix::spawn(self.clone().keep_pace(members, pace));
+                    }
                 }
             }
             if turn.is_over() {
@@ -191,6 +224,21 @@ impl Worker {
         self.metrics
             .deliveries
             .inc_by((members.len() * batches.events) as u64);
+    }
+
+    /// Holds `pace` until the members are not far behind any more: who reads slowly and steadily must not be made too slow
+    /// by a past that comes in one go.
+    async fn keep_pace(self: Rc<Self>, members: Arc<Vec<SessionId>>, pace: Pace) {
+        let give_up = Instant::now() + PACE_PATIENCE;
+        let is_behind = |id| {
+            let sessions = self.sessions.borrow();
+            let session: Option<&Attached> = sessions.get(id);
+            session.is_some_and(|session| session.vitals.is_behind() && !session.vitals.is_closing())
+        };
+        while members.iter().any(is_behind) && Instant::now() < give_up {
+            sleep(PACE_INTERVAL).await;
+        }
+        drop(pace);
     }
 
     fn post(&self, id: SessionId, session: &Attached, notice: Notice, bytes: usize) {
@@ -272,6 +320,7 @@ impl Dispatches {
                     members: same,
                     events,
                     transit,
+                    pace: None,
                 }) if Arc::ptr_eq(&same, members) => batches.push(events, transit),
                 Ok(other) => self.ahead = Some(other),
                 Err(_) => break,
@@ -415,6 +464,7 @@ mod tests {
             members: members.clone(),
             events: [RoomEvent::message(message, None)].into(),
             transit: None,
+            pace: None,
         }
     }
 

@@ -3,17 +3,20 @@
 //!
 //! - Reads are collected and sent with the next flush. One that failed is tried again, as long as somebody wants it.
 //! - What was read for those who come back is kept for a few rooms and a few seconds.
+//! - A room's members are brought up to date page by page, and the next page waits until they have written most of the
+//!   last one.
 //! - Numberings of occupied rooms are renewed before they expire.
 
 use std::time::{Duration, Instant};
 
-use actix::prelude::Handler;
+use actix::prelude::{Addr, AsyncContext, Context, Handler, Message};
 use log::warn;
 
 use super::RoomRegistry;
 use crate::broker::history::{PageLimit, ReadError, ReadOutcome, ReadRequest};
 use crate::protocol::RoomName;
 use crate::rooms::timeline::{Part, Read, Timeline};
+use crate::rooms::worker::Pace;
 use crate::rooms::{Notice, Pull, SessionId};
 
 /// How long after a read that failed it is tried again.
@@ -73,7 +76,11 @@ impl RoomRegistry {
     }
 
     pub(super) fn request_read(&mut self, room: &RoomName) {
-        let Some(timeline) = self.timelines.get_mut(room) else {
+        let Some(timeline) = self
+            .timelines
+            .get_mut(room)
+            .filter(|_| !self.pacing.contains(room))
+        else {
             return;
         };
         let id = self.last_read + 1;
@@ -110,11 +117,17 @@ impl RoomRegistry {
         }
     }
 
-    pub(super) fn read(&mut self, ReadOutcome { id, room, page }: ReadOutcome) {
+    pub(super) fn read(&mut self, ReadOutcome { id, room, page }: ReadOutcome, ctx: &mut Context<Self>) {
         match page {
             Ok(page) => {
-                let events = self.with_timeline(&room, |timeline| timeline.read(id, page));
-                self.tell_members(&room, events.unwrap_or_default(), None);
+                let told = self.with_timeline(&room, |timeline| {
+                    let events = timeline.read(id, page);
+                    (events, timeline.is_current())
+                });
+                let (events, is_current) = told.unwrap_or((Vec::new(), true));
+                let pace = (!is_current && !events.is_empty()).then(|| self.pace(&room, ctx));
+                self.tell_members_at_pace(&room, events, None, pace.as_ref());
+                drop(pace);
                 self.proceed(&room, None);
                 self.keep_window(&room);
             }
@@ -146,6 +159,12 @@ impl RoomRegistry {
                     .push_back((Instant::now() + READ_AGAIN_AFTER, room));
             }
         }
+    }
+
+    /// Nothing more is read for the room until what is returned has been dropped everywhere.
+    fn pace(&mut self, room: &RoomName, ctx: &mut Context<Self>) -> Pace {
+        self.pacing.insert(room.clone());
+        Pace::new(TellPaced(ctx.address(), room.clone()))
     }
 
     fn keep_window(&mut self, room: &RoomName) {
@@ -209,6 +228,30 @@ impl RoomRegistry {
                 limit: PageLimit { entries: 0, bytes: 0 },
             });
         }
+    }
+}
+
+/// The members of a room have written most of what they were told.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Paced(RoomName);
+
+/// Says so when it is dropped.
+struct TellPaced(Addr<RoomRegistry>, RoomName);
+
+impl Drop for TellPaced {
+    fn drop(&mut self) {
+        self.0.do_send(Paced(self.1.clone()));
+    }
+}
+
+impl Handler<Paced> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, Paced(room): Paced, ctx: &mut Self::Context) {
+        self.pacing.remove(&room);
+        self.proceed(&room, None);
+        self.request_flush(ctx);
     }
 }
 

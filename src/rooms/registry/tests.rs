@@ -195,6 +195,17 @@ impl Stage {
 
     /// Whatever was sent before has been handled when this returns, and nobody was told anything.
     async fn assert_nobody_told(&mut self) {
+        self.handled().await;
+        assert!(self.dispatches.try_recv().is_err());
+    }
+
+    /// Whatever was sent before has been handled when this returns, and nothing was asked of the link.
+    async fn assert_not_yet(&mut self) {
+        self.handled().await;
+        assert!(self.commands.try_recv().is_err());
+    }
+
+    async fn handled(&self) {
         self.registry
             .send(Abort {
                 session: session(99),
@@ -204,7 +215,6 @@ impl Stage {
             })
             .await
             .expect("the registry lives");
-        assert!(self.dispatches.try_recv().is_err());
     }
 }
 
@@ -450,4 +460,19 @@ async fn a_read_that_finds_the_broker_away_is_tried_again() {
         stage.dispatch().await,
         "0-1 Joined(7) at Some(0) recovered None replayed 0"
     );
+}
+
+#[actix::test]
+async fn the_next_page_for_the_members_waits_until_they_have_written_the_last_one() {
+    let r = room("r");
+    let mut stage = at_offset_5(&r, &[session(1)]).await;
+    stage.arrive(numbered(&r, 9));
+    let reads = stage.reads().await;
+    stage.answer(&reads[0], 9, 6..=7);
+    stage.assert_not_yet().await;
+    assert!(stage.dispatch().await.contains(r#"\"offset\":7"#));
+    let reads = stage.reads().await;
+    assert_eq!(reads[0].after, Some(7));
+    stage.answer(&reads[0], 9, 8..=9);
+    assert!(stage.dispatch().await.contains(r#"\"offset\":9"#));
 }
