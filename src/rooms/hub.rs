@@ -49,7 +49,7 @@ impl Hub {
         let limits = RegistryLimits {
             max_rooms: config.max_rooms,
             max_backlog: config.max_backlog,
-            with_history: config.retention.is_on(),
+            retention: config.retention,
         };
         let registry_metrics = metrics.clone();
         let arbiter = Arbiter::new();

@@ -31,6 +31,7 @@ use super::{
 };
 use crate::broker::history::{Arrival, ReadRequest};
 use crate::broker::{LinkCommand, LinkEvent, Transit};
+use crate::config::Retention;
 use crate::metrics::Metrics;
 use crate::protocol::{Dialect, RoomName};
 use crate::throttle::Throttle;
@@ -70,9 +71,8 @@ pub struct RoomRegistry {
     pacing: HashSet<RoomName>,
     /// Rooms whose read failed, in the order in which it is tried again.
     reads_again: VecDeque<(Instant, RoomName)>,
-    /// Rooms with a window that has been read, in the order of the reads.
-    windows: VecDeque<RoomName>,
-    next_window_look: Instant,
+    /// Rooms with a window that has been read, and when, in the order of the reads.
+    windows: VecDeque<(Instant, RoomName)>,
     held_bytes: usize,
     next_renewal: Instant,
     renewals: Vec<RoomName>,
@@ -89,8 +89,8 @@ pub(super) struct RegistryLimits {
     pub(super) max_rooms: usize,
     /// Bytes that may wait for one session.
     pub(super) max_backlog: usize,
-    /// Whether the broker keeps messages.
-    pub(super) with_history: bool,
+    /// What the broker keeps.
+    pub(super) retention: Retention,
 }
 
 impl RegistryLimits {
@@ -141,7 +141,6 @@ impl RoomRegistry {
             pacing: HashSet::new(),
             reads_again: VecDeque::new(),
             windows: VecDeque::new(),
-            next_window_look: Instant::now(),
             held_bytes: 0,
             next_renewal: Instant::now() + RENEWAL_INTERVAL,
             renewals: Vec::new(),
@@ -317,7 +316,7 @@ impl RoomRegistry {
             self.disappoint(session, &room, ticket, NotJoined::Unavailable(reason));
         }
         self.read_again(now);
-        self.forget_unused_windows(now);
+        self.forget_old_windows(now);
         self.renew_numberings(now);
         self.request_flush(ctx);
         self.metrics

@@ -16,7 +16,6 @@ mod window;
 use std::sync::Arc;
 
 use self::history::History;
-use self::window::Window;
 use super::RoomEvent;
 use crate::broker::history::{Arrival, Page, PageLimit};
 use crate::protocol::{Dialect, Position, Replay, RoomName};
@@ -98,12 +97,14 @@ impl Part {
 }
 
 impl Timeline {
-    /// The timeline of a room in which nobody has been told anything.
+    /// The timeline of a room in which nobody has been told anything. The broker keeps so many messages of it; 0: there is
+    /// no history.
     #[must_use]
-    pub fn new(room: RoomName, with_history: bool) -> Self {
+    pub fn new(room: RoomName, kept: u64) -> Self {
+        let kept = usize::try_from(kept).unwrap_or(usize::MAX);
         Self {
             room,
-            history: with_history.then(History::default),
+            history: (kept > 0).then(|| History::new(kept)),
         }
     }
 
@@ -230,12 +231,6 @@ impl Timeline {
         if let Some(history) = &mut self.history {
             history.window = None;
         }
-    }
-
-    /// Whether it has been used since this was asked last.
-    pub fn take_window_use(&mut self) -> bool {
-        let window = self.history.as_mut().and_then(|history| history.window.as_mut());
-        window.is_some_and(Window::take_use)
     }
 }
 

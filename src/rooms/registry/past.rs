@@ -22,8 +22,11 @@ use crate::rooms::{Notice, Pull, SessionId};
 /// How long after a read that failed it is tried again.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(300);
 
-/// How often windows that nobody has used since the last time are given back.
-const WINDOW_INTERVAL: Duration = Duration::from_secs(3);
+/// How long what was read for those who come back is kept for others, at most …
+const WINDOW_LIFE: Duration = Duration::from_secs(5);
+
+/// … and for this part of the time that the broker keeps it.
+const WINDOW_PART: u32 = 60;
 
 /// Rooms of which a piece of the past is kept for those who come back.
 const MAX_WINDOWS: usize = 32;
@@ -44,11 +47,11 @@ impl RoomRegistry {
     }
 
     pub(super) fn admit(&mut self, room: &RoomName, only: Option<SessionId>) {
-        let with_history = self.limits.with_history;
+        let kept = self.limits.retention.size;
         let timeline = self
             .timelines
             .entry(room.clone())
-            .or_insert_with(|| Timeline::new(room.clone(), with_history));
+            .or_insert_with(|| Timeline::new(room.clone(), kept));
         let part_bytes = self.limits.part_bytes();
         let admitted = self
             .table
@@ -168,33 +171,26 @@ impl RoomRegistry {
     }
 
     fn keep_window(&mut self, room: &RoomName) {
-        let has_window = self.timelines.get(room).is_some_and(Timeline::has_window);
-        if has_window && !self.windows.contains(room) {
-            self.windows.push_back(room.clone());
-            if self.windows.len() > MAX_WINDOWS
-                && let Some(oldest) = self.windows.pop_front()
-            {
-                self.with_timeline(&oldest, Timeline::forget_window);
+        if self.timelines.get(room).is_some_and(Timeline::has_window) {
+            self.windows.push_back((Instant::now(), room.clone()));
+            if self.windows.len() > MAX_WINDOWS {
+                self.forget_oldest_window();
             }
         }
     }
 
-    pub(super) fn forget_unused_windows(&mut self, now: Instant) {
-        if now < self.next_window_look {
-            return;
+    fn forget_oldest_window(&mut self) {
+        // One that has been read again since is older than it need be: that costs another read.
+        if let Some((_, room)) = self.windows.pop_front() {
+            self.with_timeline(&room, Timeline::forget_window);
         }
-        self.next_window_look = now + WINDOW_INTERVAL;
-        let timelines = &mut self.timelines;
-        self.windows.retain(|room| {
-            let Some(timeline) = timelines.get_mut(room) else {
-                return false;
-            };
-            let used = timeline.take_window_use();
-            if !used {
-                timeline.forget_window();
-            }
-            used
-        });
+    }
+
+    pub(super) fn forget_old_windows(&mut self, now: Instant) {
+        let life = WINDOW_LIFE.min(self.limits.retention.ttl / WINDOW_PART);
+        while self.windows.front().is_some_and(|(read, _)| now >= *read + life) {
+            self.forget_oldest_window();
+        }
     }
 
     pub(super) fn read_again(&mut self, now: Instant) {
@@ -207,7 +203,7 @@ impl RoomRegistry {
 
     /// A numbering expires some days after the last publish; asking where a room is renews it.
     pub(super) fn renew_numberings(&mut self, now: Instant) {
-        if !self.limits.with_history {
+        if !self.limits.retention.is_on() {
             return;
         }
         if now >= self.next_renewal {

@@ -60,7 +60,11 @@ impl Stage {
         let limits = RegistryLimits {
             max_rooms: 2,
             max_backlog: 1_000_000,
-            with_history,
+            retention: Retention {
+                size: if with_history { 1_000 } else { 0 },
+                ttl: Duration::from_secs(300),
+                key_ttl: Duration::from_secs(300),
+            },
         };
         let link: Recipient<LinkCommand> = StubLink(command_log).start().recipient();
         let registry = RoomRegistry::new(Box::new(move |_| link), limits, Arc::default(), alive).start();

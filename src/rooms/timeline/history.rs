@@ -37,6 +37,8 @@ pub(super) struct History {
     pub(super) held_bytes: usize,
     /// How many of the held messages were there when the fill under way was begun.
     held_before: usize,
+    /// Messages that the broker keeps.
+    kept: usize,
     /// The lowest offset after which somebody wants messages.
     wanted: Option<u64>,
     pub(super) window: Option<Window>,
@@ -59,6 +61,13 @@ pub(super) struct Reading {
 }
 
 impl History {
+    pub(super) fn new(kept: usize) -> Self {
+        Self {
+            kept,
+            ..Self::default()
+        }
+    }
+
     fn is_filling(&self) -> bool {
         self.reading.is_some_and(|reading| reading.is_fill)
     }
@@ -166,7 +175,9 @@ impl History {
             self.held_before = self.held.len();
         } else {
             // It grows while the read is under way, so that nothing is missing between the two.
-            self.window = known.as_ref().map(|position| Window::at(position.offset));
+            self.window = known
+                .as_ref()
+                .map(|position| Window::at(position.offset, self.kept));
         }
         self.reading = Some(Reading { id, after, is_fill });
         let limit = if is_fill { FILL_LIMIT } else { REPLAY_LIMIT };
@@ -379,7 +390,7 @@ impl History {
         }
         let since = self
             .window
-            .as_mut()
+            .as_ref()
             .map_or(Since::Unknown, |window| window.since(start));
         match since {
             Since::Unknown => {

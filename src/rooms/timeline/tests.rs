@@ -98,7 +98,7 @@ fn replayed(admission: Option<Admission>) -> (u64, Option<bool>, Vec<String>) {
 
 /// A timeline whose members have been told everything up to `offset` of numbering `k`.
 fn current(offset: u64) -> Timeline {
-    let mut timeline = Timeline::new(room(), true);
+    let mut timeline = Timeline::new(room(), 1_000);
     let read = timeline.next_read(0).expect("it has to ask where the room is");
     assert_eq!((read.known, read.after), (None, None));
     assert!(timeline.read(0, page(&numbering("k"), offset, [])).is_empty());
@@ -285,6 +285,25 @@ fn what_cannot_be_recovered_is_said_and_the_last_ones_come_if_asked_for() {
 }
 
 #[test]
+fn nothing_is_replayed_that_the_broker_does_not_keep() {
+    let (mut timeline, k) = (Timeline::new(room(), 3), numbering("k"));
+    let _ = timeline.next_read(0);
+    let _ = timeline.read(0, page(&k, 4, []));
+    assert_eq!(timeline.admit(&mut last(9), PART), None);
+    assert_eq!(reads_after(&mut timeline, 1), 0);
+    let _ = timeline.read(1, page(&k, 4, 2..=4));
+    for offset in 5..=6 {
+        let _ = timeline.arrived(live(&k, offset), true);
+    }
+    let kept = vec!["k4".to_owned(), "k5".to_owned(), "k6".to_owned()];
+    assert_eq!(replayed(timeline.admit(&mut last(9), PART)), (6, None, kept));
+    assert_eq!(
+        replayed(timeline.admit(&mut after(2, "k"), PART)),
+        (6, Some(false), vec![])
+    );
+}
+
+#[test]
 fn who_knows_more_than_the_node_makes_it_look_again() {
     let (mut timeline, k) = (current(5), numbering("k"));
     let mut wish = Wish {
@@ -338,7 +357,7 @@ fn a_long_replay_comes_in_parts_and_says_what_was_lost_on_the_way() {
 
 #[test]
 fn without_history_everything_passes_and_nothing_is_recovered() {
-    let mut timeline = Timeline::new(room(), false);
+    let mut timeline = Timeline::new(room(), 0);
     assert!(timeline.is_current());
     assert_eq!(told(&timeline.arrived(live(&numbering("k"), 7), true)), ["?k7"]);
     assert_eq!(told(&timeline.missed()), [".."]);
@@ -464,7 +483,7 @@ proptest! {
             kept: 1,
             on_the_way: VecDeque::new(),
         };
-        let mut timeline = Timeline::new(room(), true);
+        let mut timeline = Timeline::new(room(), 1_000);
         let read = timeline.next_read(0).expect("asks");
         let _ = timeline.read(0, world.answer(&read, 1));
         let start = timeline.position().expect("known");

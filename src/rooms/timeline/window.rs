@@ -1,7 +1,8 @@
 //! A piece of a room's past that was read for somebody, kept in memory for those who want the same. Pure.
 //!
-//! It has every message after one offset up to another, without holes. One that reaches the room's cursor grows with
-//! it; one that was cut off before, because the past is longer than a page, does not.
+//! It has every message after one offset up to another, without holes, and never more than the broker keeps. One that
+//! reaches the room's cursor grows with it; one that was cut off before, because the past is longer than a page, does
+//! not.
 
 use std::collections::{VecDeque, vec_deque};
 use std::sync::Arc;
@@ -10,11 +11,8 @@ use crate::broker::RoomMessage;
 use crate::broker::history::Entry;
 use crate::rooms::RoomEvent;
 
-/// Bytes of text in a window; one with more loses its beginning, and so does one with too many messages.
+/// Bytes of text in a window; one with more loses its beginning.
 const MAX_BYTES: usize = 1024 * 1024;
-
-/// Messages in a window.
-const MAX_EVENTS: usize = 4_096;
 
 #[derive(Debug)]
 pub(super) struct Window {
@@ -26,7 +24,8 @@ pub(super) struct Window {
     is_open: bool,
     events: VecDeque<Arc<RoomEvent>>,
     bytes: usize,
-    used: bool,
+    /// What the broker keeps; older messages are given up with it.
+    max_events: usize,
 }
 
 /// What a window has after an offset.
@@ -42,14 +41,14 @@ pub(super) enum Since<'a> {
 
 impl Window {
     /// A window of what comes after the cursor, while what is before it is being read.
-    pub(super) fn at(cursor: u64) -> Self {
+    pub(super) fn at(cursor: u64, max_events: usize) -> Self {
         Self {
             after: cursor,
             is_all: false,
             is_open: true,
             events: VecDeque::new(),
             bytes: 0,
-            used: true,
+            max_events,
         }
     }
 
@@ -66,16 +65,28 @@ impl Window {
         if offset != self.end() + 1 {
             *self = Self {
                 is_all: true,
-                ..Self::at(offset - 1)
+                ..Self::at(offset - 1, self.max_events)
             };
         }
         self.push_back(offset, message);
-        while (self.bytes > MAX_BYTES || self.events.len() > MAX_EVENTS)
-            && let Some(event) = self.events.pop_front()
-        {
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        while self.events.len() > self.max_events {
+            self.pop_front();
+            self.is_all = true;
+        }
+        while self.bytes > MAX_BYTES {
+            self.pop_front();
+            self.is_all = false;
+        }
+    }
+
+    fn pop_front(&mut self) {
+        if let Some(event) = self.events.pop_front() {
             self.bytes -= event.text_bytes();
             self.after += 1;
-            self.is_all = false;
         }
     }
 
@@ -89,12 +100,12 @@ impl Window {
     pub(super) fn prepend(&mut self, after: u64, entries: &[Entry]) {
         let begin = self.after;
         let older = &entries[..entries.partition_point(|entry| entry.offset <= begin)];
-        let mut page = Self::at(after);
+        let mut page = Self::at(after, self.max_events);
         for Entry { offset, message } in older {
             if *offset != page.end() + 1 {
                 page = Self {
                     is_all: true,
-                    ..Self::at(offset - 1)
+                    ..Self::at(offset - 1, self.max_events)
                 };
             }
             page.push_back(*offset, message);
@@ -112,10 +123,10 @@ impl Window {
             page.events.append(&mut self.events);
             self.events = page.events;
         }
+        self.trim();
     }
 
-    pub(super) fn since(&mut self, start: u64) -> Since<'_> {
-        self.used = true;
+    pub(super) fn since(&self, start: u64) -> Since<'_> {
         if start < self.after {
             return if self.is_all {
                 Since::Lost(self.after)
@@ -128,10 +139,5 @@ impl Window {
         }
         let first = usize::try_from(start - self.after).unwrap_or(usize::MAX);
         Since::Events(self.events.range(first..))
-    }
-
-    /// Whether it has been used since this was asked last.
-    pub(super) fn take_use(&mut self) -> bool {
-        std::mem::take(&mut self.used)
     }
 }
