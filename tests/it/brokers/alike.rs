@@ -184,8 +184,8 @@ impl Stage {
 
 #[actix::test]
 async fn both_brokers_look_the_same_whatever_clients_do() {
-    const SEEDS: u64 = 12;
-    const COMMANDS: usize = 80;
+    const SEEDS: u64 = 4;
+    const COMMANDS: usize = 60;
     let kept = KEPT.to_string();
     for retention in [kept.as_str(), "0"] {
         let settings = [("ROOMCAST_HISTORY_SIZE", retention)];
