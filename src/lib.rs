@@ -59,6 +59,9 @@ const SPARE_DESCRIPTORS: u64 = 200;
 /// Sessions where the system names no limit of descriptors.
 const UNLIMITED_SESSIONS: usize = 1_000_000;
 
+/// Connections that the kernel completes before they are accepted; it may allow fewer.
+const ACCEPT_BACKLOG: i32 = 4_096;
+
 /// Why a node ended otherwise than by being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -108,6 +111,8 @@ pub async fn run(
     mut stops: mpsc::UnboundedReceiver<Stop>,
     announce: impl FnOnce(&str),
 ) -> Result<(), RunError> {
+    // The standard library's 128 is little for all clients of a node that has gone. Where it cannot be changed, it stays.
+    let _ = socket2::SockRef::from(&listener).listen(ACCEPT_BACKLOG);
     let workers = config.workers;
     let (node, registry_end, broker_line) = assemble(config)?;
     let app_node = node.clone();
@@ -117,7 +122,6 @@ pub async fn run(
     })
     .workers(workers)
     .max_connections(usize::MAX >> 1)
-    .backlog(4_096)
     .client_request_timeout(HANDSHAKE_TIMEOUT)
     .client_disconnect_timeout(LINGER)
     // The least there is: a session's stream is then asked for more only when the kernel has taken everything, which
