@@ -7,14 +7,20 @@
  * What it promises:
  *  - A room is wanted from `subscribe()` until `unsubscribe()`, or until the server refuses it for good. Wanted rooms
  *    are joined again on every new connection; a refusal that may pass is tried again with backoff.
- *  - Every promise settles. Once a request is on the wire it ends with the server's reply, with the loss of its
- *    connection, or with the request timeout. Before that only `subscribe()` waits, for the connection.
- *  - A publish is sent at most once. Whether a failed one may have been delivered is told by `RoomcastError.outcome`.
+ *  - Where the server keeps history, a new connection goes on where the last one ended: messages published meanwhile are
+ *    reported, in order, and none is reported twice. Whatever may be missing is announced by `gap`, without history too.
+ *  - A message is published once, however often it has to be sent: every publish carries a key by which the server knows
+ *    it again. One whose fate is unknown is sent again with the same key; one that cannot be sent yet waits.
+ *  - Publishes to one room keep their order: the next is sent when the one before it has ended.
+ *  - Every promise settles. A request on the wire ends with the server's reply, with the loss of its connection, or with
+ *    the request timeout; a `publish()` ends within `publishTimeout`, and its error tells whether the message may have
+ *    been published all the same (`RoomcastError.outcome`).
  *  - After `unsubscribe()` is called, no message of the room is reported any more.
  *  - What the server said is applied before anybody is told of it, so a listener may call any method.
  *
- * Two classes: `Connection` is one socket from its opening to its end, with the requests in flight on it; `Roomcast`
- * outlives connections and knows the rooms. Messages that were published while no connection was up are not fetched.
+ * `Connection` is one socket from its opening to its end, with the requests in flight on it. `Cursor` is how far a room
+ * has been read, `Outbox` holds the publishes that are not settled; both outlive connections. `Roomcast` puts them
+ * together and knows the rooms. It is one file, although a long one, because it is imported and copied as one.
  *
  * @module
  */
@@ -22,16 +28,24 @@
 const SUBPROTOCOL = "roomcast.v1";
 const ROOM_NAME_MAX_BYTES = 255;
 const USER_NAME_MAX_BYTES = 128;
+const KEY_MAX_BYTES = 128;
 
 const REQUEST_TIMEOUT_MS = 10_000;
 /** From the first packet to `welcome`; a half-open network must not hold up the next attempt. */
 const CONNECT_TIMEOUT_MS = 10_000;
+/** From `publish()` to its end. Far less than the time for which a server remembers keys (300 s unless configured). */
+const PUBLISH_TIMEOUT_MS = 30_000;
+/** More than an application has unanswered in earnest; it keeps a loop that never waits from filling the memory. */
+const UNSETTLED_PUBLISHES_MAX = 10_000;
 const BACKOFF_FIRST_MS = 500;
 const BACKOFF_CAP_MS = 15_000;
 /** A browser hides the server's pings, so silence is judged by frames alone: that many heartbeats, then one question. */
 const SILENCE_IN_HEARTBEATS = 1.5;
 const PROBE_TIMEOUT_MS = 5_000;
 const PROBE_ID = 0;
+
+/** Own messages that come back from history are known by these. */
+const SESSIONS_MAX = 1_000;
 
 const CLOSE_NORMAL = 1000;
 const CLOSE_ABNORMAL = 1006;
@@ -41,7 +55,9 @@ const CLOSE_TOO_BIG = 1009;
 const CLOSE_SILENT = 4000;
 
 /** Codes after which the same call may succeed later, unchanged. */
-const RETRYABLE_CODES = new Set(["unavailable", "rate_limited", "internal", "disconnected", "timeout"]);
+const RETRYABLE_CODES = new Set(["unavailable", "rate_limited", "internal", "disconnected", "timeout", "queue_full"]);
+
+const CLOSED = "the client is closed";
 
 const utf8 = new TextEncoder();
 
@@ -59,27 +75,43 @@ const utf8 = new TextEncoder();
  * @property {string} room
  * @property {unknown} message   any JSON value
  * @property {string} [sender]   the publishing session's user, if it has one
- * @property {string} [session]  the publishing session; compare with `Roomcast.session`
+ * @property {string} [session]  the publishing session
+ * @property {boolean} own       published by this client, over this connection or an earlier one
  * @property {number} [time]     Unix milliseconds
- * @property {number} [offset]   position in the room, where the server keeps history
+ * @property {number} [offset]   position in the room; absent where the server keeps no history, and on messages that
+ *   others wrote to its Redis themselves
+ * @property {string} [epoch]    names the numbering that `offset` belongs to
+ * @property {boolean} replayed  from history: published before the room was joined (again)
  *
  * @typedef {object} Position    what the server answers to subscribe() and publish()
  * @property {string} room
  * @property {number} [offset]   only where the server keeps history
  * @property {string} [epoch]    names the numbering that `offset` belongs to
  *
+ * @typedef {object} Recovery
+ * @property {boolean} [recovered]  true: nothing is missing since the position that was to be gone on from. false:
+ *   something may be, and `gap` follows. Absent: there was nothing to go on from.
+ * @property {boolean} rejoin       the client has joined by itself, on a new connection
+ *
+ * @typedef {Position & Recovery} SubscribedDetail
  * @typedef {{room: string}} RoomDetail
- * @typedef {{room: string, after?: number, offset?: number, epoch?: string}} GapDetail
+ *
+ * @typedef {object} GapDetail   no numbers where the server keeps no history
+ * @property {string} room
+ * @property {number} [after]    offset of the last message before the gap, in the epoch that was known until now
+ * @property {number} [offset]   where the room goes on: live messages have higher offsets
+ * @property {string} [epoch]    the numbering that `offset` belongs to
+ *
  * @typedef {{direction: "in" | "out", text: string}} FrameDetail
  * @typedef {{closesInMs: number}} ByeDetail
  *
  * @typedef {object} RoomcastEventMap    event name to the event's `detail`
  * @property {StateDetail} state
  * @property {MessageDetail} message
- * @property {Position} subscribed       a room is joined, for the first time or again
+ * @property {SubscribedDetail} subscribed  a room is joined, for the first time or again
  * @property {RoomDetail} unsubscribed   a room is left, by wish or by the server
  * @property {RoomcastError} error       an error that belongs to no call, or a failed attempt to join a room again
- * @property {GapDetail} gap             messages of a joined room cannot be had any more
+ * @property {GapDetail} gap             messages of a joined room may be missing between those before and those after
  * @property {ByeDetail} bye             the server is about to stop
  * @property {FrameDetail} frame         every text frame, for developer tools
  *
@@ -88,8 +120,18 @@ const utf8 = new TextEncoder();
  * @property {typeof WebSocket} [WebSocket]  the implementation; default: the global one
  * @property {number} [requestTimeout]   milliseconds to wait for a reply; default 10,000
  * @property {number} [connectTimeout]   milliseconds to wait for `welcome`; default 10,000
+ * @property {number} [publishTimeout]   milliseconds that a publish may take, with waiting and repeating; default 30,000
  * @property {number} [backoffFirst]     upper bound of the first wait in milliseconds; doubles per attempt; default 500
  * @property {number} [backoffCap]       upper bound of every wait in milliseconds; default 15,000
+ *
+ * @typedef {object} SubscribeOptions    of the call that makes the room wanted; on a wanted room they change nothing
+ * @property {number} [history]  begin with the last so many messages; also when a later join cannot go on where it was
+ * @property {number} [after]    begin after this offset of `epoch`, if the server still can
+ * @property {string} [epoch]
+ *
+ * @typedef {object} PublishOptions
+ * @property {string} [key]      1 to 128 bytes; default: a new one. The server publishes a key once per room and user.
+ * @property {boolean} [wait]    false: send now or never, once, past those that wait; default true
  *
  * @typedef {"refused" | "unknown"} Outcome
  */
@@ -99,12 +141,12 @@ export class RoomcastError extends Error {
   /**
    * @param {string} code
    * @param {string} message
-   * @param {{outcome?: Outcome, room?: string, cause?: unknown}} [context]
+   * @param {{outcome?: Outcome, room?: string, key?: string, cause?: unknown}} [context]
    */
-  constructor(code, message, { outcome, room, cause } = {}) {
+  constructor(code, message, { outcome, room, key, cause } = {}) {
     super(message, cause === undefined ? undefined : { cause });
     this.name = "RoomcastError";
-    /** The server's error code, or `disconnected`, `timeout`, `closed`. @type {string} */
+    /** The server's error code, or `disconnected`, `timeout`, `closed`, `queue_full`. @type {string} */
     this.code = code;
     /**
      * Of a publish only. `refused`: certainly not published. `unknown`: perhaps published. @type {Outcome | undefined}
@@ -112,6 +154,8 @@ export class RoomcastError extends Error {
     this.outcome = outcome;
     /** The room that the failed command was about. @type {string | undefined} */
     this.room = room;
+    /** Of a publish only: published again with this key, it is not doubled. @type {string | undefined} */
+    this.key = key;
   }
 
   /** Whether the same call may succeed later, unchanged. @type {boolean} */
@@ -154,18 +198,23 @@ function nameProblem(name, what, maxBytes) {
  * One socket: opening, welcomed, ended, never back. Knows requests and liveness, and nothing about rooms.
  *
  * `lost` is reported exactly once, after every request in flight has failed, and not after `dispose()`.
+ * A request without an answer casts doubt on the connection: it has to give a sign of life then, or is given up.
  * It never waits for the closing handshake: on a dead network a browser takes minutes to report its end.
+ *
+ * @typedef {{settle: Settle, timer: any, frame: any, bytes: number, outcome: Outcome}} Request
+ *   `outcome`: if the connection were lost now
  */
 class Connection {
   /** @type {WebSocket} */
   #socket;
   #observer;
-  /** @type {Map<number, {settle: (error: RoomcastError | null, reply?: any) => void, timer: any, bytes: number, frame: any}>} */
+  /** @type {Map<number, Request>} */
   #requests = new Map();
   #heartbeatMs = 0;
   #lastInbound = 0;
   /** One timer at a time: for the welcome, then for silence, then for the answer to a probe. @type {any} */
   #watchdog;
+  #probing = false;
   #ended = false;
 
   /** The server's first frame, null before it. @type {any} */
@@ -177,7 +226,7 @@ class Connection {
    * @param {{
    *   text: (direction: "in" | "out", text: string) => void,
    *   welcomed: (connection: Connection) => void,
-   *   frame: (frame: any) => void,
+   *   frame: (frame: any, isReply: boolean) => void,
    *   lost: (code: number, reason: string) => void,
    * }} observer
    */
@@ -197,26 +246,30 @@ class Connection {
    * @param {number} id
    * @param {object} command
    * @param {number} timeoutMs
-   * @param {(error: RoomcastError | null, reply?: any) => void} settle
+   * @param {Settle} settle
    */
   request(id, command, timeoutMs, settle) {
     const frame = { ...command, id };
     const text = JSON.stringify(frame);
-    const timer = setTimeout(
-      () => this.#fail(id, "timeout", `no reply within ${timeoutMs / 1000} s`, "unknown"),
-      timeoutMs,
-    );
-    this.#requests.set(id, { settle, timer, frame, bytes: utf8.encode(text).length });
-    this.#send(text);
+    const timer = setTimeout(() => {
+      this.#fail(id, "timeout", `no reply within ${timeoutMs / 1000} s`);
+      this.probe();
+    }, timeoutMs);
+    /** @type {Request} */
+    const request = { settle, timer, frame, bytes: utf8.encode(text).length, outcome: "refused" };
+    this.#requests.set(id, request);
+    if (this.#send(text)) request.outcome = "unknown";
   }
 
   /** Asks the server for a sign of life; without one the connection is given up. */
   probe() {
-    if (this.#ended || this.welcome === null) return;
+    if (this.#ended || this.#probing || this.welcome === null) return;
+    this.#probing = true;
     const patienceMs = this.#heartbeatMs > 0 ? Math.min(PROBE_TIMEOUT_MS, this.#heartbeatMs) : PROBE_TIMEOUT_MS;
     const askedAt = Date.now();
     clearTimeout(this.#watchdog);
     this.#watchdog = setTimeout(() => {
+      this.#probing = false;
       if (this.#lastInbound < askedAt) this.#abandon("the server went silent");
       else this.#watchSilence();
     }, patienceMs);
@@ -230,12 +283,13 @@ class Connection {
     this.#socket.close(CLOSE_NORMAL, reason);
   }
 
-  /** @param {string} text */
+  /** @param {string} text @returns {boolean} whether it may arrive */
   #send(text) {
     // A socket that is closing already drops the text; the loss then fails the request.
-    if (this.#socket.readyState !== 1) return;
+    if (this.#socket.readyState !== 1) return false;
     this.#socket.send(text);
     this.#observer.text("out", text);
+    return true;
   }
 
   /** @param {unknown} text */
@@ -263,12 +317,10 @@ class Connection {
 
   /** @param {any} frame */
   #dispatch(frame) {
-    // Even a refused probe is a sign of life, and nobody asked for more.
-    if (frame.id === PROBE_ID) return;
     const request = this.#requests.get(frame.id);
     if (request !== undefined) this.#forget(frame.id, request);
     // State before promises: the observer learns of the room first, then the caller.
-    if (request === undefined || frame.type !== "error") this.#observer.frame(frame);
+    this.#observer.frame(frame, request !== undefined || frame.id === PROBE_ID);
     request?.settle(frame.type === "error" ? errorOf(frame, request.frame) : null, frame);
   }
 
@@ -297,7 +349,7 @@ class Connection {
     clearTimeout(this.#watchdog);
     if (code === CLOSE_TOO_BIG) this.#failLargestPublish();
     for (const id of [...this.#requests.keys()]) {
-      this.#fail(id, "disconnected", "the connection was lost before the server answered", "unknown");
+      this.#fail(id, "disconnected", "the connection was lost before the server answered");
     }
     this.#observer.lost(code, reason);
   }
@@ -309,13 +361,12 @@ class Connection {
     if (id !== undefined) this.#fail(id, "message_too_large", "the message is larger than this server takes", "refused");
   }
 
-  /** @param {number} id @param {string} code @param {string} message @param {Outcome} outcome */
+  /** @param {number} id @param {string} code @param {string} message @param {Outcome} [outcome] */
   #fail(id, code, message, outcome) {
     const request = this.#requests.get(id);
     if (request === undefined) return;
     this.#forget(id, request);
-    const { type, room } = request.frame;
-    request.settle(new RoomcastError(code, message, { room, outcome: type === "sendMessage" ? outcome : undefined }));
+    request.settle(failureOf(request.frame, code, message, outcome ?? request.outcome));
   }
 
   /** @param {number} id @param {{timer: any}} request */
@@ -326,15 +377,235 @@ class Connection {
 }
 
 /**
+ * How far a room has been read: the offset of the last message that was reported, in the epoch that it belongs to.
+ *
+ *  - Both are undefined where the server keeps no history, and before anything is known.
+ *  - Offsets count a room's messages without gaps, so a message that is not above the last one is a repetition.
+ *  - A replay of the last n begins at an offset that nobody tells, and may be empty. It comes directly after
+ *    `subscribed`, so the next frame decides; until then the cursor stands where the replay may begin.
+ */
+class Cursor {
+  /** @type {number | undefined} */
+  offset;
+  /** @type {string | undefined} */
+  epoch;
+  /** The room's last offset when it was joined: what is not above it is history. */
+  #top = 0;
+
+  /** @param {{after?: number, epoch?: string}} [position] */
+  constructor({ after, epoch } = {}) {
+    this.offset = after;
+    this.epoch = epoch;
+  }
+
+  /** What a SUBSCRIBE needs to go on from here. */
+  get resumption() {
+    return this.epoch === undefined ? {} : { after: this.offset, epoch: this.epoch };
+  }
+
+  /**
+   * @param {{offset?: number, epoch?: string, recovered?: boolean}} subscribed
+   * @param {number} history  the last so many messages were asked for
+   */
+  joined({ offset, epoch, recovered }, history) {
+    if (offset === undefined || !recovered) this.#jumpTo(offset, epoch, history);
+    this.#top = offset ?? 0;
+  }
+
+  /** @param {{offset?: number, epoch?: string}} gap */
+  skip({ offset, epoch }) {
+    // A gap in the midst of a replay ends it only if what follows is numbered anew.
+    if (epoch !== this.epoch) this.#top = 0;
+    this.#jumpTo(offset, epoch, 0);
+  }
+
+  /** Takes note of a message. @param {number | undefined} offset @returns {boolean} whether it is a new one */
+  read(offset) {
+    if (offset === undefined || this.offset === undefined) return true;
+    if (offset <= this.offset) return false;
+    this.offset = offset;
+    return true;
+  }
+
+  /** @param {number | undefined} offset */
+  isReplay(offset) {
+    return offset !== undefined && offset <= this.#top;
+  }
+
+  /** Something else came where a replay would have begun. */
+  skipReplay() {
+    this.offset = this.#top;
+  }
+
+  /** @param {number | undefined} offset @param {string | undefined} epoch @param {number} history */
+  #jumpTo(offset, epoch, history) {
+    const read = epoch === this.epoch ? this.offset ?? 0 : 0;
+    this.epoch = epoch;
+    // A server that has lost the end of a room may be behind what was read of it.
+    this.offset = offset === undefined ? undefined : Math.max(Math.min(read, offset), offset - history);
+  }
+}
+
+/**
+ * The publishes that are not settled, in one lane per room.
+ *
+ *  - Only the oldest of a lane is on the wire, so that none can overtake one that has to be sent again.
+ *  - A failure that may pass is waited out with backoff, a lost connection until there is another.
+ *  - Once it is unknown whether an attempt was published, no later refusal makes that certain.
+ *
+ * @typedef {object} Publish
+ * @property {Lane} lane
+ * @property {any} command
+ * @property {Settle} settle
+ * @property {Outcome} outcome              if it should fail now
+ * @property {RoomcastError | null} failure of the latest attempt
+ * @property {any} timer                    for its end
+ *
+ * @typedef {object} Lane
+ * @property {string} room
+ * @property {Publish[]} publishes     oldest first
+ * @property {Publish | null} onWire
+ * @property {number} failures         in a row
+ * @property {any} pause               timer; undefined while there is none
+ */
+class Outbox {
+  /** @type {Map<string, Lane>} */
+  #lanes = new Map();
+  #size = 0;
+  #client;
+
+  /**
+   * @param {{
+   *   isLive: () => boolean,
+   *   request: (command: object, settle: Settle) => void,
+   *   delay: (failures: number) => number,
+   * }} client
+   */
+  constructor(client) {
+    this.#client = client;
+  }
+
+  /** @param {any} command @param {number} timeoutMs @param {Settle} settle */
+  add(command, timeoutMs, settle) {
+    if (this.#size >= UNSETTLED_PUBLISHES_MAX) {
+      return settle(failureOf(command, "queue_full", `${this.#size} messages are waiting to be published`, "refused"));
+    }
+    const lane = this.#lane(command.room);
+    /** @type {Publish} */
+    const publish = { lane, command, settle, outcome: "refused", failure: null, timer: undefined };
+    publish.timer = setTimeout(() => this.#expire(publish, timeoutMs), timeoutMs);
+    lane.publishes.push(publish);
+    this.#size += 1;
+    this.#advance(lane);
+  }
+
+  /** Goes on, because a connection is live. */
+  resume() {
+    for (const lane of [...this.#lanes.values()]) this.#advance(lane);
+  }
+
+  /** The client is closed: nothing will be sent any more. */
+  clear() {
+    for (const { publishes } of [...this.#lanes.values()]) {
+      for (const publish of [...publishes]) {
+        this.#remove(publish);
+        publish.settle(failureOf(publish.command, "closed", CLOSED, publish.outcome));
+      }
+    }
+  }
+
+  /** @param {string} room @returns {Lane} */
+  #lane(room) {
+    const known = this.#lanes.get(room);
+    if (known !== undefined) return known;
+    /** @type {Lane} */
+    const lane = { room, publishes: [], onWire: null, failures: 0, pause: undefined };
+    this.#lanes.set(room, lane);
+    return lane;
+  }
+
+  /** Sends the oldest of a lane, unless it has to wait. @param {Lane} lane */
+  #advance(lane) {
+    const [publish] = lane.publishes;
+    if (publish === undefined || lane.onWire !== null || lane.pause !== undefined || !this.#client.isLive()) return;
+    lane.onWire = publish;
+    this.#client.request(publish.command, (error, reply) => this.#answered(publish, error, reply));
+  }
+
+  /** @param {Publish} publish @param {RoomcastError | null} error @param {any} [reply] */
+  #answered(publish, error, reply) {
+    const { lane } = publish;
+    // It had to end before its answer came.
+    if (lane.onWire !== publish) return;
+    lane.onWire = null;
+    if (error?.outcome === "unknown") publish.outcome = "unknown";
+    if (error?.retryable) {
+      publish.failure = error;
+      return this.#pause(lane, error);
+    }
+    lane.failures = 0;
+    this.#remove(publish);
+    if (error !== null) error.outcome = publish.outcome;
+    publish.settle(error, reply);
+    this.#advance(lane);
+  }
+
+  /** @param {Lane} lane @param {RoomcastError} error */
+  #pause(lane, error) {
+    const isLoss = error.code === "disconnected";
+    // The next connection is pause enough, unless it is lost again and again: perhaps for this very message.
+    const failures = isLoss ? lane.failures - 1 : lane.failures;
+    lane.failures += 1;
+    if (failures < 0) return;
+    lane.pause = setTimeout(() => {
+      lane.pause = undefined;
+      this.#advance(lane);
+    }, this.#client.delay(failures));
+  }
+
+  /** @param {Publish} publish @param {number} timeoutMs */
+  #expire(publish, timeoutMs) {
+    const { lane, command, failure } = publish;
+    const isOnWire = lane.onWire === publish;
+    if (isOnWire) {
+      publish.outcome = "unknown";
+      lane.onWire = null;
+    }
+    this.#remove(publish);
+    const code = this.#client.isLive() ? failure?.code ?? "timeout" : "disconnected";
+    const reason = failure === null ? "" : `: ${failure.message}`;
+    const message = `not published within ${timeoutMs / 1000} s${reason}`;
+    publish.settle(failureOf(command, code, message, publish.outcome, failure ?? undefined));
+    this.#advance(lane);
+  }
+
+  /** @param {Publish} publish */
+  #remove(publish) {
+    const { lane, timer } = publish;
+    clearTimeout(timer);
+    lane.publishes.splice(lane.publishes.indexOf(publish), 1);
+    this.#size -= 1;
+    if (lane.publishes.length > 0) return;
+    clearTimeout(lane.pause);
+    this.#lanes.delete(lane.room);
+  }
+}
+
+/**
  * What the client knows of one room: whether the application wants it, and which command about it is on its way.
  *
  * @typedef {object} Room
  * @property {string} name
  * @property {boolean} wanted
+ * @property {number} wantedSince      commands with lower ids belong to an earlier wish, and so do their replies
+ * @property {number} history          the last so many messages, where the cursor is of no use
+ * @property {Cursor} cursor
+ * @property {boolean} joined          on this connection
+ * @property {boolean} everJoined      on any connection, since it is wanted
  * @property {number | null} command   id of the newest SUBSCRIBE or UNSUBSCRIBE in flight
  * @property {number} failures         refusals in a row on this connection
  * @property {any} retryTimer
- * @property {Settle[]} waiting    subscribe() calls made while no connection was up
+ * @property {Settle[]} waiting        subscribe() calls made while no connection was up
  *
  * @typedef {(error: RoomcastError | null, reply?: any) => void} Settle
  */
@@ -363,6 +634,15 @@ export class Roomcast extends EventTarget {
   #nextUrl = 0;
   /** Never repeats, not even across connections. */
   #nextId = PROBE_ID + 1;
+  /** Of the connections so far, oldest first. @type {Set<string>} */
+  #sessions = new Set();
+  /** Whose replay may begin with the next frame, or be empty. @type {Room | null} */
+  #replaying = null;
+  #outbox = new Outbox({
+    isLive: () => this.#state === "live",
+    request: (command, settle) => this.#request(command, settle),
+    delay: (failures) => this.#jittered(failures),
+  });
   #onOnline = () => this.#networkIsBack();
 
   /**
@@ -377,6 +657,7 @@ export class Roomcast extends EventTarget {
       WebSocket: options.WebSocket ?? globalThis.WebSocket,
       requestTimeout: options.requestTimeout ?? REQUEST_TIMEOUT_MS,
       connectTimeout: options.connectTimeout ?? CONNECT_TIMEOUT_MS,
+      publishTimeout: options.publishTimeout ?? PUBLISH_TIMEOUT_MS,
       backoffFirst: options.backoffFirst ?? BACKOFF_FIRST_MS,
       backoffCap: options.backoffCap ?? BACKOFF_CAP_MS,
     };
@@ -409,16 +690,21 @@ export class Roomcast extends EventTarget {
    * worked. Rejected with any other code, it is not wanted any more.
    *
    * @param {string} room
-   * @returns {Promise<Position>}
+   * @param {SubscribeOptions} [options]
+   * @returns {Promise<SubscribedDetail>}
    */
-  subscribe(room) {
+  subscribe(room, options = {}) {
+    const refuse = (/** @type {string} */ code, /** @type {string} */ why) =>
+      Promise.reject(new RoomcastError(code, why, { room }));
     const problem = roomNameProblem(room);
-    if (problem !== null) return Promise.reject(new RoomcastError("bad_room", problem, { room }));
+    if (problem !== null) return refuse("bad_room", problem);
+    const unfit = subscribeOptionsProblem(options);
+    if (unfit !== null) return refuse("bad_command", unfit);
     if (this.#state === "closed") return Promise.reject(closedError({ room }));
     const wanted = this.#room(room);
-    wanted.wanted = true;
+    if (!wanted.wanted) this.#want(wanted, options);
     return new Promise((resolve, reject) => {
-      const settle = settler(resolve, reject, positionOf);
+      const settle = settler(resolve, reject, subscribedOf);
       if (this.#state === "live") this.#command(wanted, [settle]);
       else wanted.waiting.push(settle);
     });
@@ -436,6 +722,7 @@ export class Roomcast extends EventTarget {
     if (problem !== null) return Promise.reject(new RoomcastError("bad_room", problem, { room }));
     const left = this.#room(room);
     left.wanted = false;
+    left.joined = false;
     const waiting = left.waiting.splice(0);
     for (const settle of waiting) settle(new RoomcastError("cancelled", "the room was left before it was joined", { room }));
     if (this.#state !== "live") {
@@ -450,27 +737,39 @@ export class Roomcast extends EventTarget {
   }
 
   /**
-   * Publishes a message. Resolves when the server's broker has accepted it. Needs no subscription, and never waits for
-   * a connection: while not live it is rejected at once (`disconnected`, outcome `refused`).
+   * Publishes a message, once. Resolves when the server's broker has accepted it. Needs no subscription.
+   *
+   * It waits for a connection and for the publishes to this room before it, and is sent again with the same key for as
+   * long as its failure may pass, `publishTimeout` in all. With `wait: false` it is sent now, past all that wait, and
+   * never again; while not live it is rejected at once (`disconnected`, outcome `refused`).
    *
    * @param {string} room
-   * @param {unknown} message  any JSON value
+   * @param {unknown} message  any JSON value, as it is now
+   * @param {PublishOptions} [options]
    * @returns {Promise<Position>}
    */
-  publish(room, message) {
+  publish(room, message, { key = newKey(), wait = true } = {}) {
     const refuse = (/** @type {string} */ code, /** @type {string} */ why, /** @type {unknown} */ cause = undefined) =>
-      Promise.reject(new RoomcastError(code, why, { room, outcome: "refused", cause }));
+      Promise.reject(new RoomcastError(code, why, { room, key, outcome: "refused", cause }));
     const problem = roomNameProblem(room);
     if (problem !== null) return refuse("bad_room", problem);
+    if (!isKey(key)) return refuse("bad_command", `a key is a string of 1 to ${KEY_MAX_BYTES} bytes`);
+    /** @type {string | undefined} */
+    let text;
     try {
-      if (JSON.stringify(message) === undefined) return refuse("bad_command", "the message has no JSON form");
+      text = JSON.stringify(message);
     } catch (cause) {
       return refuse("bad_command", "the message has no JSON form", cause);
     }
-    if (this.#state === "closed") return Promise.reject(closedError({ room, outcome: "refused" }));
-    if (this.#state !== "live") return refuse("disconnected", "not connected; nothing was sent");
+    if (text === undefined) return refuse("bad_command", "the message has no JSON form");
+    if (this.#state === "closed") return Promise.reject(closedError({ room, key, outcome: "refused" }));
+    if (!wait && this.#state !== "live") return refuse("disconnected", "not connected; nothing was sent");
+    // A copy: what the caller does to the message while it waits is of no concern.
+    const command = { type: "sendMessage", room, message: JSON.parse(text), key };
     return new Promise((resolve, reject) => {
-      this.#request({ type: "sendMessage", room, message }, settler(resolve, reject, positionOf));
+      const settle = settler(resolve, reject, positionOf);
+      if (wait) this.#outbox.add(command, this.#options.publishTimeout, settle);
+      else this.#request(command, settle);
     });
   }
 
@@ -552,7 +851,7 @@ export class Roomcast extends EventTarget {
     return new Connection(url, this.#options, {
       text: (direction, text) => this.#emit("frame", { direction, text }),
       welcomed: (connection) => this.#live(connection),
-      frame: (frame) => this.#apply(frame),
+      frame: (frame, isReply) => this.#apply(frame, isReply),
       lost: (code, reason) => this.#lost(code, reason),
     });
   }
@@ -562,8 +861,17 @@ export class Roomcast extends EventTarget {
     this.#connection = connection;
     this.#attempt = 0;
     this.#state = "live";
+    this.#remember(connection.welcome.session);
     for (const room of [...this.#rooms.values()]) this.#command(room, room.waiting.splice(0));
+    this.#outbox.resume();
     this.#emitState();
+  }
+
+  /** @param {string} session */
+  #remember(session) {
+    this.#sessions.add(session);
+    const [oldest] = this.#sessions;
+    if (this.#sessions.size > SESSIONS_MAX) this.#sessions.delete(oldest);
   }
 
   /** @param {number} code @param {string} reason */
@@ -598,8 +906,9 @@ export class Roomcast extends EventTarget {
     else this.connect();
   }
 
-  /** @param {any} frame */
-  #apply(frame) {
+  /** @param {any} frame @param {boolean} isReply */
+  #apply(frame, isReply) {
+    this.#noticeEmptyReplay(frame);
     switch (frame.type) {
       case "message":
         return this.#applyMessage(frame);
@@ -608,19 +917,35 @@ export class Roomcast extends EventTarget {
       case "unsubscribed":
         return this.#applyUnsubscribed(frame);
       case "gap":
-        return this.#emit("gap", { room: frame.room, after: frame.after, offset: frame.offset, epoch: frame.epoch });
+        return this.#applyGap(frame);
       case "bye":
         return this.#emit("bye", { closesInMs: frame.closes_in_ms });
       case "error":
-        return this.#emit("error", errorOf(frame, {}));
+        return isReply ? undefined : this.#emit("error", errorOf(frame, {}));
       default: // a newer server may say more
     }
   }
 
   /** @param {any} frame */
-  #applyMessage({ room, message, sender, session, time, offset }) {
-    if (!this.#rooms.get(room)?.wanted) return;
-    this.#emit("message", { room, message, sender, session, time, offset });
+  #noticeEmptyReplay({ type, room: name, offset }) {
+    const room = this.#replaying;
+    this.#replaying = null;
+    // Left since then, it may be wanted again with another cursor.
+    if (!room?.joined) return;
+    const isReplay = type === "message" && name === room.name && room.cursor.isReplay(offset);
+    if (!isReplay) room.cursor.skipReplay();
+  }
+
+  /** @param {any} frame */
+  #applyMessage({ room: name, message, sender, session, time, offset }) {
+    const room = this.#rooms.get(name);
+    if (!room?.joined || !room.cursor.read(offset)) return;
+    const { epoch } = room.cursor;
+    const numbers = offset === undefined ? {} : { offset, epoch };
+    const own = this.#sessions.has(session);
+    this.#emit("message", {
+      room: name, message, sender, session, own, time, ...numbers, replayed: room.cursor.isReplay(offset),
+    });
   }
 
   /** @param {any} frame */
@@ -628,10 +953,45 @@ export class Roomcast extends EventTarget {
     const room = this.#rooms.get(frame.room);
     if (room === undefined) return;
     if (frame.id === room.command) room.command = null;
-    if (!room.wanted) return;
+    if (!room.wanted || frame.id < room.wantedSince) return;
     room.failures = 0;
     clearTimeout(room.retryTimer);
-    this.#emit("subscribed", positionOf(frame));
+    const after = room.cursor.offset;
+    frame.rejoin = room.everJoined && !room.joined;
+    if (!room.joined) this.#enter(room, frame);
+    this.#emit("subscribed", subscribedOf(frame));
+    // Whether the room was left by a listener is seen by `joined`.
+    if (frame.recovered === false && room.joined) this.#emitGap({ ...frame, after });
+  }
+
+  /**
+   * The room is joined where it was not. Only here `subscribed` moves the cursor: to a repeated SUBSCRIBE the server may
+   * name an offset that it has yet to send.
+   *
+   * @param {Room} room @param {any} frame
+   */
+  #enter(room, frame) {
+    // Without a position to go on from, which is without history, nothing is recovered. Said in the frame itself, so that
+    // listeners and the caller of subscribe() are told the same.
+    if (frame.rejoin) frame.recovered = frame.recovered === true;
+    room.cursor.joined(frame, room.history);
+    room.joined = true;
+    room.everJoined = true;
+    // What is recovered comes without fail.
+    if (frame.recovered !== true && frame.offset !== undefined) this.#replaying = room;
+  }
+
+  /** @param {any} frame */
+  #applyGap(frame) {
+    const room = this.#rooms.get(frame.room);
+    if (!room?.joined) return;
+    room.cursor.skip(frame);
+    this.#emitGap(frame);
+  }
+
+  /** @param {any} gap */
+  #emitGap({ room, after, offset, epoch }) {
+    this.#emit("gap", { room, after, offset, epoch });
   }
 
   /** The server's answer, or, without an id, its own decision. @param {any} frame */
@@ -639,6 +999,7 @@ export class Roomcast extends EventTarget {
     const room = this.#rooms.get(frame.room);
     if (room === undefined) return;
     if (frame.id === room.command) room.command = null;
+    room.joined = false;
     // A newer SUBSCRIBE is under way: the room is being joined again, its answer decides.
     if (room.command !== null) return;
     this.#forgetRoom(room);
@@ -648,7 +1009,7 @@ export class Roomcast extends EventTarget {
   /** Tells the server the wish for a room. @param {Room} room @param {Settle[]} callers */
   #command(room, callers) {
     clearTimeout(room.retryTimer);
-    const type = room.wanted ? "SUBSCRIBE" : "UNSUBSCRIBE";
+    const command = room.wanted ? subscribeCommand(room) : { type: "UNSUBSCRIBE", room: room.name };
     /** @type {Settle} */
     const settle = (error, reply) => {
       const unexpected = error !== null && this.#commandFailed(room, id, error);
@@ -657,7 +1018,7 @@ export class Roomcast extends EventTarget {
     };
     const id = this.#nextId++;
     room.command = id;
-    this.#connection?.request(id, { type, room: room.name }, this.#options.requestTimeout, settle);
+    this.#connection?.request(id, command, this.#options.requestTimeout, settle);
   }
 
   /**
@@ -692,15 +1053,37 @@ export class Roomcast extends EventTarget {
     const known = this.#rooms.get(name);
     if (known !== undefined) return known;
     /** @type {Room} */
-    const room = { name, wanted: false, command: null, failures: 0, retryTimer: undefined, waiting: [] };
+    const room = {
+      name,
+      wanted: false,
+      wantedSince: 0,
+      history: 0,
+      cursor: new Cursor(),
+      joined: false,
+      everJoined: false,
+      command: null,
+      failures: 0,
+      retryTimer: undefined,
+      waiting: [],
+    };
     this.#rooms.set(name, room);
     return room;
+  }
+
+  /** @param {Room} room @param {SubscribeOptions} options */
+  #want(room, { history = 0, after, epoch }) {
+    room.wanted = true;
+    room.wantedSince = this.#nextId;
+    room.history = history;
+    room.cursor = new Cursor({ after, epoch });
+    room.everJoined = false;
   }
 
   /** @param {Room} room */
   #forgetRoom(room) {
     clearTimeout(room.retryTimer);
     room.wanted = false;
+    room.joined = false;
     this.#rooms.delete(room.name);
   }
 
@@ -708,6 +1091,7 @@ export class Roomcast extends EventTarget {
   #roomsAreGone() {
     for (const room of [...this.#rooms.values()]) {
       clearTimeout(room.retryTimer);
+      room.joined = false;
       room.command = null;
       room.failures = 0;
       if (room.wanted) continue;
@@ -720,6 +1104,7 @@ export class Roomcast extends EventTarget {
     for (const room of this.#rooms.values()) {
       for (const settle of room.waiting.splice(0)) settle(closedError({ room: room.name }));
     }
+    this.#outbox.clear();
   }
 
   /** @param {{code?: number, reason?: string}} [ending] */
@@ -755,22 +1140,60 @@ function parseObject(text) {
 
 /** @param {any} frame @param {any} command the request that it answers */
 function errorOf(frame, command) {
+  const { code = "internal", message = "the server gave no reason" } = frame;
   // Whatever the server refuses before the broker saw it is certainly not published; an internal error promises nothing.
-  const outcome = frame.outcome ?? (frame.code === "internal" ? "unknown" : "refused");
-  return new RoomcastError(frame.code ?? "internal", frame.message ?? "the server gave no reason", {
-    room: command.room ?? frame.room,
-    outcome: command.type === "sendMessage" ? outcome : frame.outcome,
-  });
+  const outcome = frame.outcome ?? (code === "internal" ? "unknown" : "refused");
+  return failureOf({ ...command, room: command.room ?? frame.room }, code, message, outcome);
 }
 
-/** @param {{room?: string, outcome?: Outcome}} context */
+/**
+ * @param {any} command  whose failure it is
+ * @param {string} code
+ * @param {string} message
+ * @param {Outcome} outcome  counts for a publish
+ * @param {RoomcastError} [cause]
+ */
+function failureOf({ type, room, key }, code, message, outcome, cause) {
+  return new RoomcastError(code, message, { room, cause, ...(type === "sendMessage" ? { key, outcome } : {}) });
+}
+
+/** @param {{room?: string, key?: string, outcome?: Outcome}} context */
 function closedError(context) {
-  return new RoomcastError("closed", "the client is closed", context);
+  return new RoomcastError("closed", CLOSED, context);
+}
+
+/** @param {Room} room */
+function subscribeCommand({ name, history, cursor }) {
+  return { type: "SUBSCRIBE", room: name, ...cursor.resumption, ...(history > 0 ? { history } : {}) };
+}
+
+/** What is wrong with the options of subscribe(), or null. @param {SubscribeOptions} options */
+function subscribeOptionsProblem({ history, after, epoch }) {
+  const isCount = (/** @type {unknown} */ value) => Number.isSafeInteger(value) && Number(value) >= 0;
+  if (history !== undefined && !isCount(history)) return "history is a number of messages";
+  if (after === undefined && epoch === undefined) return null;
+  if (!isCount(after) || typeof epoch !== "string") return "a position needs both: after, an offset, and epoch, a string";
+  return null;
+}
+
+function newKey() {
+  // A page without TLS has no randomUUID().
+  return crypto.randomUUID?.() ?? crypto.getRandomValues(new Uint32Array(4)).join("-");
+}
+
+/** @param {unknown} key */
+function isKey(key) {
+  return typeof key === "string" && key !== "" && utf8.encode(key).length <= KEY_MAX_BYTES;
 }
 
 /** @param {any} frame @returns {Position} */
 function positionOf({ room, offset, epoch }) {
   return { room, offset, epoch };
+}
+
+/** @param {any} frame @returns {SubscribedDetail} */
+function subscribedOf({ room, offset, epoch, recovered, rejoin }) {
+  return { room, offset, epoch, recovered, rejoin: rejoin ?? false };
 }
 
 /**

@@ -23,27 +23,42 @@ const PAGE: File = File {
 };
 
 const FILES: &[File] = &[
-    File {
-        name: "roomcast.js",
-        content_type: "text/javascript; charset=utf-8",
-        bytes: include_bytes!("../../static/roomcast.js"),
-    },
-    File {
-        name: "app.js",
-        content_type: "text/javascript; charset=utf-8",
-        bytes: include_bytes!("../../static/app.js"),
-    },
-    File {
-        name: "style.css",
-        content_type: "text/css; charset=utf-8",
-        bytes: include_bytes!("../../static/style.css"),
-    },
+    script("app.js", include_bytes!("../../static/app.js")),
+    script("composer.js", include_bytes!("../../static/composer.js")),
+    script("dom.js", include_bytes!("../../static/dom.js")),
+    script("frames.js", include_bytes!("../../static/frames.js")),
+    script("log.js", include_bytes!("../../static/log.js")),
+    script("message.js", include_bytes!("../../static/message.js")),
+    script("outgoing.js", include_bytes!("../../static/outgoing.js")),
+    script("room.js", include_bytes!("../../static/room.js")),
+    script("roomcast.js", include_bytes!("../../static/roomcast.js")),
+    script("status.js", include_bytes!("../../static/status.js")),
+    style("base.css", include_bytes!("../../static/base.css")),
+    style("frames.css", include_bytes!("../../static/frames.css")),
+    style("page.css", include_bytes!("../../static/page.css")),
+    style("room.css", include_bytes!("../../static/room.css")),
     File {
         name: "favicon.svg",
         content_type: "image/svg+xml",
         bytes: include_bytes!("../../static/favicon.svg"),
     },
 ];
+
+const fn script(name: &'static str, bytes: &'static [u8]) -> File {
+    File {
+        name,
+        content_type: "text/javascript; charset=utf-8",
+        bytes,
+    }
+}
+
+const fn style(name: &'static str, bytes: &'static [u8]) -> File {
+    File {
+        name,
+        content_type: "text/css; charset=utf-8",
+        bytes,
+    }
+}
 
 /// `GET /`: the demo.
 pub(super) async fn page(request: HttpRequest) -> HttpResponse {
