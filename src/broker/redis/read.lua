@@ -33,7 +33,7 @@ end
 local after = epoch == ARGV[3] and tonumber(ARGV[5]) or 0
 local entries, bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
 -- In growing steps: Redis holds a whole step in memory before its bytes can be counted.
-local step = 64
+local step = 128
 while entries > 0 and bytes > 0 do
   local count = math.min(step, entries)
   local part = redis.call('XRANGE', log, string.format('%.0f-0', after + 1), '+', 'COUNT', count)

@@ -15,7 +15,7 @@ const FILL_LIMIT: PageLimit = PageLimit {
 };
 
 /// A page for those who come back.
-const REPLAY_LIMIT: PageLimit = PageLimit {
+pub(super) const REPLAY_LIMIT: PageLimit = PageLimit {
     entries: 1_024,
     bytes: 512 * 1024,
 };
@@ -42,6 +42,8 @@ pub(super) struct History {
     /// The lowest offset after which somebody wants messages.
     wanted: Option<u64>,
     pub(super) window: Option<Window>,
+    /// Somebody wanted more than a window had: then others will, and the next read is as long as a page can be.
+    widens: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -167,7 +169,12 @@ impl History {
         let (after, is_fill) = match &known {
             None => (None, true),
             Some(position) if self.outdated => (Some(position.offset), true),
-            Some(_) => (Some(self.wanted.take()?), false),
+            Some(position) => {
+                let wanted = self.wanted.take()?;
+                let widest = position.offset.saturating_sub(REPLAY_LIMIT.entries);
+                let widens = std::mem::take(&mut self.widens);
+                (Some(if widens { wanted.min(widest) } else { wanted }), false)
+            }
         };
         if is_fill {
             self.outdated = false;
@@ -394,6 +401,10 @@ impl History {
             .map_or(Since::Unknown, |window| window.since(start));
         match since {
             Since::Unknown => {
+                self.widens = self
+                    .window
+                    .as_ref()
+                    .is_some_and(|window| window.grows_after(start));
                 self.want(start);
                 Sought::Unread
             }

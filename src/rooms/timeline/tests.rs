@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
+use super::history::REPLAY_LIMIT;
 use super::*;
 use crate::broker::RoomMessage;
 use crate::broker::history::{Entry, Numbering};
@@ -282,6 +283,23 @@ fn what_cannot_be_recovered_is_said_and_the_last_ones_come_if_asked_for() {
     assert_eq!(replayed(timeline.admit(&mut both(3, 2), PART)), expected);
     let all = vec!["k7".to_owned(), "k8".to_owned(), "k9".to_owned()];
     assert_eq!(replayed(timeline.admit(&mut last(50), PART)), (9, None, all));
+}
+
+#[test]
+fn when_somebody_wants_more_than_was_read_the_next_read_is_as_long_as_it_can_be() {
+    let (mut timeline, k) = (current(2_000), numbering("k"));
+    assert_eq!(timeline.admit(&mut after(1_990, "k"), PART), None);
+    assert_eq!(reads_after(&mut timeline, 1), 1_990);
+    let _ = timeline.read(1, page(&k, 2_000, 1_991..=2_000));
+    assert_eq!(timeline.admit(&mut after(1_980, "k"), PART), None);
+    assert_eq!(reads_after(&mut timeline, 2), 2_000 - REPLAY_LIMIT.entries);
+    // One that brings less than was wanted is followed by one for just that.
+    let _ = timeline.read(2, page(&k, 2_000, 977..=1_100));
+    assert_eq!(timeline.admit(&mut after(1_980, "k"), PART), None);
+    assert_eq!(reads_after(&mut timeline, 3), 1_980);
+    let _ = timeline.read(3, page(&k, 2_000, 1_981..=2_000));
+    let (_, recovered, missed) = replayed(timeline.admit(&mut after(1_980, "k"), PART));
+    assert_eq!((recovered, missed.len()), (Some(true), 20));
 }
 
 #[test]

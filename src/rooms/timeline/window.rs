@@ -57,6 +57,11 @@ impl Window {
         self.after + self.events.len() as u64
     }
 
+    /// Whether it reaches the cursor, and begins after this offset.
+    pub(super) fn grows_after(&self, start: u64) -> bool {
+        self.is_open && !self.events.is_empty() && start < self.after
+    }
+
     /// The cursor has moved to this message.
     pub(super) fn append(&mut self, offset: u64, message: &RoomMessage) {
         if !self.is_open {
