@@ -5,17 +5,20 @@
 -- ARGV  1 messages to keep  2 for how long, ms  3 how long a numbering lives, ms  4 how long an idempotence key lives, ms
 --       5, 6 epoch and secret of a numbering that has to begin
 --       then for each message: channel; payload without its last brace; epoch, secret and offset that the node has
---       seen last in the room, or '', '' and 0; 1 if expiries are due; 1 if it has an idempotence key
+--       seen last in the room, or '', '' and 0; "e" if expiries are due, "k" if it has an idempotence key, "ek", or ''
 -- Returns for each message: an error, or "offset" if the numbering is the one that was seen, or "offset epoch" of the
 -- first publish if this one repeats it, or "offset epoch secret".
 --
 -- A numbering is a hash with the offset in the field "epoch secret", and a field "begun": one command counts, and
--- whoever counts in a numbering that is no more finds himself at 1. What happens for every message is written without
--- a function of its own, because making one costs as much as a command.
-local try, messages = redis.pcall, (#ARGV - 6) / 7
+-- whoever counts in a numbering that is no more finds himself at 1.
+--
+-- What happens for every message is written without a function of its own, because making one costs as much as a
+-- command, and with locals, because a global is looked up through the sandbox.
+local KEYS, ARGV, type, sub, format = KEYS, ARGV, type, string.sub, string.format
+local try, sha1hex, messages = redis.pcall, redis.sha1hex, (#ARGV - 6) / 6
 local clock = redis.call('TIME')
 -- Milliseconds without leaving text: the microseconds have no leading zeros.
-local finish = '","time":' .. clock[1] .. string.sub('00000' .. clock[2], -6, -4) .. '}'
+local finish = '","time":' .. clock[1] .. sub('00000' .. clock[2], -6, -4) .. '}'
 
 -- Finds out the room's numbering, or begins one: if there is none, if it is behind what the node has seen, or if asked.
 local find
@@ -42,10 +45,11 @@ end
 
 local answers, keys = {}, 2 * messages
 for index = 1, messages do
-  local at, numbering, log = 7 * index - 1, KEYS[2 * index - 1], KEYS[2 * index]
+  local at, numbering, log = 6 * index, KEYS[2 * index - 1], KEYS[2 * index]
   local channel, open, epoch, secret = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local seen, is_due, problem, key, first = epoch .. ' ' .. secret, ARGV[at + 6] == '1', nil, nil, nil
-  if ARGV[at + 7] == '1' then
+  local seen, flags, problem, key, first = epoch .. ' ' .. secret, ARGV[at + 6], nil, nil, nil
+  local is_due = sub(flags, 1, 1) == 'e'
+  if sub(flags, -1) == 'k' then
     keys = keys + 1
     key = KEYS[keys]
     first = try('GET', key)
@@ -78,9 +82,9 @@ for index = 1, messages do
         end
       end
       if problem then break end
-      place = string.format('%d', count)
+      place = format('%d', count)
       payload = open .. ',"offset":' .. place .. ',"epoch":"' .. epoch
-        .. '","seal":"' .. string.sub(redis.sha1hex(secret .. place), 1, 16) .. finish
+        .. '","seal":"' .. sub(sha1hex(secret .. place), 1, 16) .. finish
       added = try('XADD', log, 'MAXLEN', ARGV[1], place .. '-0', 'p', payload)
       if type(added) ~= 'table' then break end
       redis.call('HINCRBY', numbering, field, -1)

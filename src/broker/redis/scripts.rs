@@ -171,8 +171,12 @@ impl Scripts {
                 .arg(item.seen.map_or("", |seen| seen.numbering.epoch.as_str()))
                 .arg(item.seen.map_or("", |seen| seen.numbering.secret()))
                 .arg(item.seen.map_or(0, |seen| seen.offset))
-                .arg(u8::from(item.seen.is_none_or(|seen| seen.is_due)))
-                .arg(u8::from(item.key.is_some()));
+                .arg(match (item.seen.is_none_or(|seen| seen.is_due), item.key) {
+                    (true, None) => "e",
+                    (true, Some(_)) => "ek",
+                    (false, None) => "",
+                    (false, Some(_)) => "k",
+                });
         }
         publish
     }
