@@ -2,10 +2,12 @@
 --
 -- KEYS  for each message: its room's numbering (hash), its room's messages (stream)
 --       then, for each message that has one: its idempotence key (string)
--- ARGV  1 messages to keep  2 for how long, ms  3 how long a numbering lives, ms  4 how long an idempotence key lives, ms
---       5, 6 epoch and secret of a numbering that has to begin
---       then for each message: channel; payload without its last brace; epoch, secret and offset that the node has
---       seen last in the room, or '', '' and 0; "e" if expiries are due, "k" if it has an idempotence key, "ek", or ''
+-- ARGV  1 messages to keep
+--       2 what is seldom needed, with spaces between: for how long messages are kept, how long a numbering lives and how
+--         long an idempotence key lives, in ms; epoch and secret of a numbering that has to begin
+--       then for each message: channel; payload without its last brace; the numbering "epoch secret" that the node has
+--       seen last in the room, or '', its epoch, and the offset, or 0; the seal of the offset after that, or ''; "e" if
+--       expiries are due, "k" if it has an idempotence key, "ek", or ''
 -- Returns for each message: an error, or "offset" if the numbering is the one that was seen, or "offset epoch" of the
 -- first publish if this one repeats it, or "offset epoch secret".
 --
@@ -15,10 +17,14 @@
 -- What happens for every message is written without a function of its own, because making one costs as much as a
 -- command, and with locals, because a global is looked up through the sandbox.
 local KEYS, ARGV, type, sub, format = KEYS, ARGV, type, string.sub, string.format
-local try, sha1hex, messages = redis.pcall, redis.sha1hex, (#ARGV - 6) / 6
+local try, sha1hex, messages = redis.pcall, redis.sha1hex, (#ARGV - 2) / 7
 local clock = redis.call('TIME')
 -- Milliseconds without leaving text: the microseconds have no leading zeros.
 local finish = '","time":' .. clock[1] .. sub('00000' .. clock[2], -6, -4) .. '}'
+
+local function seldom()
+  return string.match(ARGV[2], '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+end
 
 -- Finds out the room's numbering, or begins one: if there is none, if it is behind what the node has seen, or if asked.
 local find
@@ -33,7 +39,8 @@ local function make_find()
       end
     end
     if must_begin or not (begun and field) or (field == seen and offset < seen_offset) then
-      field = ARGV[5] .. index .. ' ' .. ARGV[6] .. index
+      local _, _, _, fresh_epoch, fresh_secret = seldom()
+      field = fresh_epoch .. index .. ' ' .. fresh_secret .. index
       redis.call('DEL', numbering, log)
       redis.call('HSET', numbering, field, 0, 'begun', 1)
     elseif field ~= seen then
@@ -45,9 +52,9 @@ end
 
 local answers, keys = {}, 2 * messages
 for index = 1, messages do
-  local at, numbering, log = 6 * index, KEYS[2 * index - 1], KEYS[2 * index]
-  local channel, open, epoch, secret = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local seen, flags, problem, key, first = epoch .. ' ' .. secret, ARGV[at + 6], nil, nil, nil
+  local at, numbering, log = 7 * index - 5, KEYS[2 * index - 1], KEYS[2 * index]
+  local channel, open, seen, epoch = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local flags, problem, key, first = ARGV[at + 7], nil, nil, nil
   local is_due = sub(flags, 1, 1) == 'e'
   if sub(flags, -1) == 'k' then
     keys = keys + 1
@@ -68,6 +75,8 @@ for index = 1, messages do
         count = nil
       end
     end
+    -- Mostly nobody else has published since; then the node has done this work already.
+    local seal = count and count == tonumber(ARGV[at + 5]) + 1 and ARGV[at + 6] or ''
     local place, payload, added
     for attempt = 1, 2 do
       if not (count or problem) then
@@ -75,16 +84,16 @@ for index = 1, messages do
         local found
         found, field, count = pcall(find, numbering, log, index, seen, tonumber(ARGV[at + 5]), attempt == 2)
         if found then
-          epoch, secret = string.match(field, '^(%S+) (%S+)$')
-          is_due = true
+          epoch = string.match(field, '^%S+')
+          is_due, seal = true, ''
         else
           problem = field
         end
       end
       if problem then break end
       place = format('%d', count)
-      payload = open .. ',"offset":' .. place .. ',"epoch":"' .. epoch
-        .. '","seal":"' .. sub(sha1hex(secret .. place), 1, 16) .. finish
+      if seal == '' then seal = sub(sha1hex(sub(field, #epoch + 2) .. place), 1, 16) end
+      payload = open .. ',"offset":' .. place .. ',"epoch":"' .. epoch .. '","seal":"' .. seal .. finish
       added = try('XADD', log, 'MAXLEN', ARGV[1], place .. '-0', 'p', payload)
       if type(added) ~= 'table' then break end
       redis.call('HINCRBY', numbering, field, -1)
@@ -94,10 +103,14 @@ for index = 1, messages do
 
     if not problem then
       if is_due then
-        redis.call('PEXPIRE', log, ARGV[2])
-        redis.call('PEXPIRE', numbering, ARGV[3])
+        local log_ms, numbering_ms = seldom()
+        redis.call('PEXPIRE', log, log_ms)
+        redis.call('PEXPIRE', numbering, numbering_ms)
       end
-      if key then redis.call('SET', key, place .. ' ' .. epoch, 'PX', ARGV[4]) end
+      if key then
+        local _, _, key_ms = seldom()
+        redis.call('SET', key, place .. ' ' .. epoch, 'PX', key_ms)
+      end
       local published = try('PUBLISH', channel, payload)
       if type(published) == 'table' then
         -- Refused by access rights. The offset stays used, so that nobody takes another message for this one.
@@ -105,7 +118,7 @@ for index = 1, messages do
         if key then redis.call('DEL', key) end
         problem = published
       end
-      first = field == seen and place or place .. ' ' .. epoch .. ' ' .. secret
+      first = field == seen and place or place .. ' ' .. field
     end
   end
   if problem then

@@ -157,20 +157,27 @@ impl Scripts {
                 publish.arg(self.idempotence_key(message, key));
             }
         }
-        publish
-            .arg(self.retention.size)
-            .arg(millis(renewed(self.retention.ttl)))
-            .arg(millis(renewed(NUMBERING_TTL.max(self.retention.ttl))))
-            .arg(millis(self.retention.key_ttl))
-            .arg(fresh.epoch.as_str())
-            .arg(fresh.secret());
+        let Retention { size, ttl, key_ttl } = self.retention;
+        publish.arg(size).arg(format!(
+            "{} {} {} {} {}",
+            millis(renewed(ttl)),
+            millis(renewed(NUMBERING_TTL.max(ttl))),
+            millis(key_ttl),
+            fresh.epoch.as_str(),
+            fresh.secret()
+        ));
         for item in items {
             publish
                 .arg(self.channel(&item.message.room))
                 .arg(payload::encode_open(item.message))
+                .arg(item.seen.map_or_else(String::new, |seen| {
+                    format!("{} {}", seen.numbering.epoch.as_str(), seen.numbering.secret())
+                }))
                 .arg(item.seen.map_or("", |seen| seen.numbering.epoch.as_str()))
-                .arg(item.seen.map_or("", |seen| seen.numbering.secret()))
                 .arg(item.seen.map_or(0, |seen| seen.offset))
+                .arg(item.seen.map_or_else(String::new, |seen| {
+                    seen.numbering.seal(seen.offset + 1).into_string()
+                }))
                 .arg(match (item.seen.is_none_or(|seen| seen.is_due), item.key) {
                     (true, None) => "e",
                     (true, Some(_)) => "ek",
