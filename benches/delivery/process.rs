@@ -27,6 +27,8 @@ pub(crate) enum Target {
     Server {
         path: PathBuf,
         broker: Broker,
+        /// `None` leaves what the server keeps as it is set.
+        history: Option<u64>,
     },
 }
 
@@ -44,8 +46,21 @@ impl Target {
             Some(path) => Self::Server {
                 path: path.clone(),
                 broker: options.broker,
+                history: None,
             },
             None => Self::floor(options),
+        }
+    }
+
+    /// The server on Redis, where it keeps so many messages of each room.
+    pub(crate) fn keeping(self, messages: u64) -> Self {
+        match self {
+            Self::Server { path, .. } => Self::Server {
+                path,
+                broker: Broker::Redis,
+                history: Some(messages),
+            },
+            floor @ Self::Floor { .. } => floor,
         }
     }
 
@@ -88,7 +103,11 @@ impl Running {
                 }
                 Self::spawn(command, None)
             }
-            Target::Server { path, broker } => {
+            Target::Server {
+                path,
+                broker,
+                history,
+            } => {
                 let mut command = Command::new(path);
                 command
                     .env("HOST", "127.0.0.1")
@@ -97,6 +116,9 @@ impl Running {
                     .stdin(Stdio::null());
                 if std::env::var_os("RUST_LOG").is_none() {
                     command.env("RUST_LOG", "error");
+                }
+                if let Some(history) = history {
+                    command.env("ROOMCAST_HISTORY_SIZE", history.to_string());
                 }
                 let mut redis = None;
                 if *broker == Broker::Redis {

@@ -19,6 +19,8 @@ pub(crate) enum Scenario {
     Rooms,
     /// Many rooms, few members each.
     SmallRooms,
+    /// What history costs Redis.
+    History,
     /// Memory of sessions that say nothing.
     Idle,
     /// The price of coming and going.
@@ -26,10 +28,11 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Fan,
         Self::Rooms,
         Self::SmallRooms,
+        Self::History,
         Self::Idle,
         Self::Connect,
     ];
@@ -39,6 +42,7 @@ impl Scenario {
             Self::Fan => "fan",
             Self::Rooms => "rooms",
             Self::SmallRooms => "small-rooms",
+            Self::History => "history",
             Self::Idle => "idle",
             Self::Connect => "connect",
         }
@@ -49,11 +53,13 @@ impl Scenario {
             (Self::Fan, false) => (1, 1_000, 50.0, 10.0, 5),
             (Self::Rooms, false) => (10_000, 10, 1_000.0, 3.0, 5),
             (Self::SmallRooms, false) => (1_000, 10, 2_000.0, 5.0, 5),
+            (Self::History, false) => (10, 2, 2_000.0, 4.0, 5),
             (Self::Idle, false) => (0, 10_000, 0.0, 0.0, 2),
             (Self::Connect, false) => (0, 5_000, 0.0, 0.0, 5),
             (Self::Fan, true) => (1, 50, 100.0, 0.5, 1),
             (Self::Rooms, true) => (100, 5, 100.0, 0.5, 1),
             (Self::SmallRooms, true) => (20, 3, 100.0, 0.5, 1),
+            (Self::History, true) => (3, 2, 100.0, 0.5, 1),
             (Self::Idle | Self::Connect, true) => (0, 100, 0.0, 0.0, 1),
         };
         Sizes {
@@ -130,6 +136,10 @@ fn compare(scenario: Scenario, options: &Options) -> Outcome<Section> {
             side("1 room", server.clone(), 0),
             side(&format!("{} rooms", sizes.rooms + 1), server, sizes.rooms),
         ],
+        Scenario::History => [
+            side("off", server.clone().keeping(0), 0),
+            side("history", server.keeping(1_000), 0),
+        ],
         _ => [side("floor", floor, 0), side(server.name(), server, 0)],
     };
     let mut pairs = Vec::new();
@@ -195,6 +205,9 @@ fn title(scenario: Scenario, sizes: &Sizes, options: &Options) -> String {
         options.size, options.burst
     );
     match scenario {
+        Scenario::History => {
+            format!("{name}: {rooms} x {members} members, {traffic}; {dialect}, Redis, {pairs} pairs")
+        }
         Scenario::Fan | Scenario::SmallRooms => {
             format!("{name}: {rooms} x {members} members, {traffic}; {setting}")
         }
@@ -270,7 +283,7 @@ fn traffic(target: &Target, held: usize, plan: Plan) -> Outcome<Vec<Reading>> {
     readings.extend(astray(&tally));
     if let (Some(pid), Some(before)) = (redis, before.2) {
         let used = Usage::of(pid)?.since(before);
-        readings.push(fact("Redis: cpu, us per message", microseconds(used) / messages));
+        readings.push(cost("Redis: cpu, us per message", microseconds(used) / messages));
     }
     Ok(readings)
 }
