@@ -184,6 +184,16 @@ pub enum Notice {
 }
 
 impl Notice {
+    /// Leaves most of a replay to its next parts: the replays of many rooms together must not make a healthy peer look
+    /// slow.
+    pub fn cut(&mut self) {
+        match self {
+            Self::Joined(_, admission) => admission.replay.cut(),
+            Self::Replay(_, part) => part.cut(),
+            _ => {}
+        }
+    }
+
     /// Bytes that the notice counts in the backlog of a session of this dialect, beside its slot.
     #[must_use]
     pub fn cost(&self, dialect: Dialect) -> usize {

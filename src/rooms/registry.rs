@@ -13,7 +13,7 @@
 
 mod past;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use actix::prelude::{Actor, AsyncContext, Context, Handler, Message, Recipient};
 use log::warn;
 use tokio::sync::oneshot;
 
-use self::past::RENEWAL_INTERVAL;
+use self::past::{Pacing, RENEWAL_INTERVAL};
 use super::ledger::Ledger;
 use super::table::{JoinOutcome, LeaveOutcome, RoomTable, Waiter};
 use super::timeline::{Admission, Timeline, Wish};
@@ -67,10 +67,12 @@ pub struct RoomRegistry {
     /// To be sent with the next flush.
     reads: Vec<ReadRequest>,
     last_read: u64,
-    /// Rooms whose members are behind what has been read for them.
-    pacing: HashSet<RoomName>,
+    /// Rooms whose members are being brought up to date, and how long those who are behind are waited for.
+    pacing: HashMap<RoomName, Pacing>,
     /// Rooms whose read failed, in the order in which it is tried again.
     reads_again: VecDeque<(Instant, RoomName)>,
+    /// Rooms whose read was refused, likewise.
+    refused_reads: VecDeque<(Instant, RoomName)>,
     /// Rooms with a window that has been read, and when, in the order of the reads.
     windows: VecDeque<(Instant, RoomName)>,
     held_bytes: usize,
@@ -98,6 +100,12 @@ impl RegistryLimits {
     fn part_bytes(self) -> usize {
         const MAX_PART_BYTES: usize = 64 * 1024;
         (self.max_backlog / 4).min(MAX_PART_BYTES)
+    }
+
+    /// Bytes of what all members of a room are told at once.
+    fn fill_bytes(self) -> usize {
+        const MAX_FILL_BYTES: usize = 128 * 1024;
+        (self.max_backlog / 4).min(MAX_FILL_BYTES)
     }
 }
 
@@ -138,8 +146,9 @@ impl RoomRegistry {
             pulls: HashMap::new(),
             reads: Vec::new(),
             last_read: 0,
-            pacing: HashSet::new(),
+            pacing: HashMap::new(),
             reads_again: VecDeque::new(),
+            refused_reads: VecDeque::new(),
             windows: VecDeque::new(),
             held_bytes: 0,
             next_renewal: Instant::now() + RENEWAL_INTERVAL,
@@ -217,6 +226,7 @@ impl RoomRegistry {
             self.held_bytes -= timeline.held_bytes();
         }
         self.pulls.remove(room);
+        self.pacing.remove(room);
     }
 
     /// Plain sessions do not wait for a broker that is known to be away.
@@ -372,6 +382,7 @@ impl Handler<Join> for RoomRegistry {
         let wish = Wish {
             replay,
             not_before: timeline.map_or(1, Timeline::next_fill),
+            is_lost: false,
         };
         let position = timeline.and_then(Timeline::position);
         match self.table.join(

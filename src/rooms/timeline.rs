@@ -64,6 +64,8 @@ impl Admission {
 /// A part of what is replayed to one session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
+    /// The offset before the first event.
+    pub after: u64,
     /// Oldest first.
     pub events: Vec<Arc<RoomEvent>>,
     /// The next part begins after this offset; `None`: this was the last.
@@ -77,6 +79,8 @@ pub struct Wish {
     pub replay: Replay,
     /// It is answered only after this many fills: it contradicts what this node knows.
     pub not_before: u64,
+    /// What follows the position that was asked for is not kept. It is not asked again: that could go on for ever.
+    pub is_lost: bool,
 }
 
 impl Part {
@@ -86,10 +90,19 @@ impl Part {
         self.events.iter().map(|event| event.frame_bytes(dialect)).sum()
     }
 
+    /// Leaves the first event, and the others to the next part.
+    pub fn cut(&mut self) {
+        if self.events.len() > 1 {
+            self.events.truncate(1);
+            self.next = Some(self.after + 1);
+        }
+    }
+
     /// The last part of a replay whose rest cannot be had.
     #[must_use]
     pub fn lost(room: RoomName, after: u64, until: Position) -> Self {
         Self {
+            after,
             events: vec![Arc::new(RoomEvent::gap(room, after, until))],
             next: None,
         }
@@ -98,13 +111,13 @@ impl Part {
 
 impl Timeline {
     /// The timeline of a room in which nobody has been told anything. The broker keeps so many messages of it; 0: there is
-    /// no history.
+    /// no history. What the members missed is brought to them in pages of `fill_bytes`.
     #[must_use]
-    pub fn new(room: RoomName, kept: u64) -> Self {
+    pub fn new(room: RoomName, kept: u64, fill_bytes: usize) -> Self {
         let kept = usize::try_from(kept).unwrap_or(usize::MAX);
         Self {
             room,
-            history: (kept > 0).then(|| History::new(kept)),
+            history: (kept > 0).then(|| History::new(kept, fill_bytes)),
         }
     }
 
@@ -153,9 +166,10 @@ impl Timeline {
         }
     }
 
-    /// What has to be read now, if nothing is under way; taken as sent with this id.
-    pub fn next_read(&mut self, id: u64) -> Option<Read> {
-        self.history.as_mut()?.next_read(id)
+    /// What has to be read now, if nothing is under way; taken as sent with this id. `may_fill`: the members can be told
+    /// more.
+    pub fn next_read(&mut self, id: u64, may_fill: bool) -> Option<Read> {
+        self.history.as_mut()?.next_read(id, may_fill)
     }
 
     /// A read was answered. Returns what the members are told.
@@ -189,7 +203,11 @@ impl Timeline {
         };
         match history.end_read(id) {
             Some(reading) if reading.is_fill => history.go_on_without(room),
-            _ => Vec::new(),
+            Some(_) => {
+                history.window = None;
+                Vec::new()
+            }
+            None => Vec::new(),
         }
     }
 
@@ -226,9 +244,11 @@ impl Timeline {
             .is_some_and(|history| history.window.is_some())
     }
 
-    /// Gives it back.
+    /// Gives it back, unless it is being read.
     pub fn forget_window(&mut self) {
-        if let Some(history) = &mut self.history {
+        if let Some(history) = &mut self.history
+            && !history.is_reading()
+        {
             history.window = None;
         }
     }

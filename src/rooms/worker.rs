@@ -31,11 +31,8 @@ const TURN_DELIVERIES: usize = 4_096;
 /// Members of a large room whose mailboxes are filled before they are polled.
 const CHUNK_MEMBERS: usize = 16;
 
-/// How often members that are behind are looked at, …
+/// How often members that are behind are looked at.
 const PACE_INTERVAL: Duration = Duration::from_millis(10);
-
-/// … and for how long all the others wait for them.
-const PACE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bytes that one session is sent in one turn, as far as whole dispatches allow.
 const TURN_BYTES: usize = 128 * 1024;
@@ -63,13 +60,15 @@ pub enum Dispatch {
 /// Tells, when the last clone is dropped, that more may follow.
 #[derive(Clone)]
 pub struct Pace {
+    give_up: Instant,
     _on_drop: Arc<dyn Send + Sync>,
 }
 
 impl Pace {
-    /// `on_drop` does the telling.
-    pub(super) fn new(on_drop: impl Send + Sync + 'static) -> Self {
+    /// `on_drop` does the telling, at this time at the latest.
+    pub(super) fn new(give_up: Instant, on_drop: impl Send + Sync + 'static) -> Self {
         Self {
+            give_up,
             _on_drop: Arc::new(on_drop),
         }
     }
@@ -161,8 +160,11 @@ impl Worker {
         let mut turn = Turn::default();
         while let Some(dispatch) = dispatches.next().await {
             match dispatch {
-                Dispatch::One(id, notice) => {
+                Dispatch::One(id, mut notice) => {
                     if let Some(session) = self.sessions.borrow().get(&id) {
+                        if session.vitals.is_behind() {
+                            notice.cut();
+                        }
                         let cost = notice.cost(session.dialect);
                         turn.bytes += cost;
                         self.post(id, session, notice, cost);
@@ -229,13 +231,12 @@ impl Worker {
     /// Holds `pace` until the members are not far behind any more: who reads slowly and steadily must not be made too slow
     /// by a past that comes in one go.
     async fn keep_pace(self: Rc<Self>, members: Arc<Vec<SessionId>>, pace: Pace) {
-        let give_up = Instant::now() + PACE_PATIENCE;
         let is_behind = |id| {
             let sessions = self.sessions.borrow();
             let session: Option<&Attached> = sessions.get(id);
             session.is_some_and(|session| session.vitals.is_behind() && !session.vitals.is_closing())
         };
-        while members.iter().any(is_behind) && Instant::now() < give_up {
+        while members.iter().any(is_behind) && Instant::now() < pace.give_up {
             sleep(PACE_INTERVAL).await;
         }
         drop(pace);

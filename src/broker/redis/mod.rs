@@ -44,6 +44,9 @@ const CANARY_INTERVAL: Duration = Duration::from_secs(1);
 /// A payload may be this many times larger than the longest message text: escapes, and the fields around it.
 const PAYLOAD_FACTOR: usize = 8;
 
+/// … or this long, in bytes: what stands around a text does not shrink with it.
+const MIN_MAX_PAYLOAD: usize = 4 * 1024;
+
 /// The settings of a Redis broker, checked.
 pub(super) struct RedisBroker {
     shared: Arc<Shared>,
@@ -79,7 +82,10 @@ impl RedisBroker {
                 scripts: Scripts::new(&config.redis_prefix, config.retention),
                 canary_channel: format!("{}\u{1}canary:{node}", config.redis_prefix),
                 link: AtomicU64::new(0),
-                max_payload: config.max_message.saturating_mul(PAYLOAD_FACTOR),
+                max_payload: config
+                    .max_message
+                    .saturating_mul(PAYLOAD_FACTOR)
+                    .max(MIN_MAX_PAYLOAD),
                 metrics: metrics.clone(),
                 health: health.clone(),
             }),

@@ -38,15 +38,19 @@ local function make_find()
         field, offset = held[i], tonumber(held[i + 1])
       end
     end
+    -- In this order: the first write is refused if Redis is out of memory, and then nothing has happened.
     if must_begin or not (begun and field) or (field == seen and offset < seen_offset) then
       local _, _, _, fresh_epoch, fresh_secret = seldom()
-      field = fresh_epoch .. index .. ' ' .. fresh_secret .. index
-      redis.call('DEL', numbering, log)
+      -- The number first: no two secrets of a batch are alike, whatever offset stands behind them.
+      field = fresh_epoch .. index .. ' ' .. index .. '-' .. fresh_secret
       redis.call('HSET', numbering, field, 0, 'begun', 1)
-    elseif field ~= seen then
-      redis.call('HDEL', numbering, seen)
+      redis.call('DEL', log)
     end
-    return field, redis.call('HINCRBY', numbering, field, 1)
+    local count = redis.call('HINCRBY', numbering, field, 1)
+    for i = 1, #held, 2 do
+      if held[i] ~= 'begun' and held[i] ~= field then redis.call('HDEL', numbering, held[i]) end
+    end
+    return field, count
   end
 end
 

@@ -77,17 +77,22 @@ impl Waiting {
     }
 
     /// Answers it, if it has waited for a connection for too long.
-    fn give_up(self, now: Instant) -> Option<Self> {
+    fn unless_overdue(self, now: Instant) -> Option<Self> {
         let patience = if self.sent { ANSWER_TIMEOUT } else { PATIENCE };
         if now < self.publish.since + patience {
             return Some(self);
         }
-        self.publish.answer.give(if self.sent {
-            PublishOutcome::Unknown("the connection to redis was lost before the answer".to_owned())
-        } else {
-            PublishOutcome::Refused("there is no connection to redis".to_owned())
-        });
+        self.give_up("there is no connection to redis");
         None
+    }
+
+    /// Answers it: whether it was published is known only if it was never sent.
+    fn give_up(self, problem: &str) {
+        self.publish.answer.give(if self.sent {
+            PublishOutcome::Unknown(problem.to_owned())
+        } else {
+            PublishOutcome::Refused(problem.to_owned())
+        });
     }
 }
 
@@ -159,7 +164,7 @@ impl RedisPublisher {
                     let now = now.into_std();
                     // Not only at the front: who waited for a subscription first has waited longer than its neighbours.
                     let waiting = std::mem::take(&mut self.waiting);
-                    self.waiting = waiting.into_iter().filter_map(|waiting| waiting.give_up(now)).collect();
+                    self.waiting = waiting.into_iter().filter_map(|waiting| waiting.unless_overdue(now)).collect();
                 }
             }
         }
@@ -185,19 +190,23 @@ impl RedisPublisher {
             if with_canary {
                 self.next_canary = now + CANARY_INTERVAL;
             }
-            let batch = self.next_batch();
+            let batch = self.next_batch(now);
             self.publish(&mut connection, batch, with_canary).await?;
         }
     }
 
-    fn next_batch(&mut self) -> Vec<Publish> {
+    fn next_batch(&mut self, now: Instant) -> Vec<Waiting> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while bytes < MAX_BATCH_BYTES && batch.len() < MAX_BATCH {
-            let Some(Waiting { publish, .. }) = self.waiting.pop_front() else {
+            let Some(waiting) = self.waiting.pop_front() else {
                 break;
             };
-            bytes += publish.message.cost();
-            batch.push(publish);
+            if now >= waiting.publish.since + ANSWER_TIMEOUT {
+                waiting.give_up("redis takes publishes more slowly than they come");
+                continue;
+            }
+            bytes += waiting.publish.message.cost();
+            batch.push(waiting);
         }
         batch
     }
@@ -206,17 +215,18 @@ impl RedisPublisher {
     async fn publish(
         &mut self,
         connection: &mut MultiplexedConnection,
-        batch: Vec<Publish>,
+        batch: Vec<Waiting>,
         with_canary: bool,
     ) -> RedisResult<()> {
         let now = Instant::now();
-        let oldest = batch.iter().map(|publish| publish.since).min().unwrap_or(now);
+        let oldest = batch.iter().map(|waiting| waiting.publish.since).min();
+        let oldest = oldest.unwrap_or(now);
         let patience = (oldest + ANSWER_TIMEOUT)
             .saturating_duration_since(now)
             .max(MIN_ANSWER_TIMEOUT);
         let seen: Vec<Option<Seen>> = batch
             .iter()
-            .map(|publish| {
+            .map(|Waiting { publish, .. }| {
                 let mut seen = self.seen.get(&publish.message.room).cloned()?;
                 seen.is_due = now >= seen.renewed + self.shared.scripts.renewal_interval();
                 Some(seen)
@@ -236,7 +246,7 @@ impl RedisPublisher {
     async fn send(
         &self,
         connection: &mut MultiplexedConnection,
-        batch: &[Publish],
+        batch: &[Waiting],
         seen: &[Option<Seen>],
         with_canary: bool,
     ) -> RedisResult<Vec<Value>> {
@@ -244,14 +254,17 @@ impl RedisPublisher {
         let is_one_call = scripts.keep_history() && !batch.is_empty();
         let mut commands = Pipeline::with_capacity(batch.len() + 1);
         if is_one_call {
-            let items = batch.iter().zip(seen).map(|(publish, seen)| Item {
-                message: &publish.message,
-                key: publish.key.as_ref(),
-                seen: seen.as_ref(),
-            });
+            let items = batch
+                .iter()
+                .zip(seen)
+                .map(|(Waiting { publish, .. }, seen)| Item {
+                    message: &publish.message,
+                    key: publish.key.as_ref(),
+                    seen: seen.as_ref(),
+                });
             commands.add_command(scripts.publish(items));
         } else {
-            for publish in batch {
+            for Waiting { publish, .. } in batch {
                 commands.add_command(scripts.publish_bare(&publish.message, publish.key.as_ref()));
             }
         }
@@ -282,17 +295,22 @@ impl RedisPublisher {
 
     fn settle(
         &mut self,
-        batch: Vec<Publish>,
+        batch: Vec<Waiting>,
         seen: Vec<Option<Seen>>,
         replies: Vec<Value>,
     ) -> RedisResult<()> {
         let mut replies = replies.into_iter();
         let mut demoted = None;
-        for (publish, seen) in batch.into_iter().zip(seen) {
+        for (Waiting { publish, sent }, seen) in batch.into_iter().zip(seen) {
             let outcome = match replies.next() {
                 Some(Value::ServerError(error)) => {
                     let error = RedisError::from(error);
-                    let outcome = PublishOutcome::Refused(error.to_string());
+                    // What was sent before may have been carried out then.
+                    let outcome = if sent {
+                        PublishOutcome::Unknown(error.to_string())
+                    } else {
+                        PublishOutcome::Refused(error.to_string())
+                    };
                     // This server has become a replica: its master is elsewhere.
                     if error.code() == Some("READONLY") {
                         demoted = Some(error);
@@ -335,9 +353,9 @@ impl RedisPublisher {
     }
 
     /// The connection was lost with a batch under way. What has an idempotence key goes back to the front of the queue.
-    fn lost(&mut self, batch: Vec<Publish>, error: &RedisError) {
+    fn lost(&mut self, batch: Vec<Waiting>, error: &RedisError) {
         let now = Instant::now();
-        for publish in batch.into_iter().rev() {
+        for Waiting { publish, .. } in batch.into_iter().rev() {
             if publish.key.is_some() && now < publish.since + ANSWER_TIMEOUT {
                 self.waiting.push_front(Waiting { publish, sent: true });
             } else {

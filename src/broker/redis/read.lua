@@ -19,15 +19,20 @@ for i = 1, #held, 2 do
 end
 if not (begun and epoch) or (epoch == ARGV[3] and tonumber(offset) < tonumber(ARGV[4])) then
   epoch, secret, offset = ARGV[1], ARGV[2], '0'
-  redis.call('DEL', numbering, log)
+  -- The first write is refused if Redis is out of memory, and then nothing has happened.
   redis.call('HSET', numbering, epoch .. ' ' .. secret, 0, 'begun', 1)
+  for i = 1, #held, 2 do
+    if held[i] ~= 'begun' then redis.call('HDEL', numbering, held[i]) end
+  end
+  redis.call('DEL', log)
 end
-redis.call('PEXPIRE', numbering, offset == '0' and ARGV[9] or ARGV[8])
+-- A server that takes no writes at the moment can be read all the same.
+redis.pcall('PEXPIRE', numbering, offset == '0' and ARGV[9] or ARGV[8])
 
 local answer = {epoch, secret, offset}
 if ARGV[5] == '' then
   -- Evicted and written to again, the messages could have lost their expiry.
-  if redis.call('PTTL', log) == -1 then redis.call('PEXPIRE', log, ARGV[10]) end
+  if redis.call('PTTL', log) == -1 then redis.pcall('PEXPIRE', log, ARGV[10]) end
   return answer
 end
 local after = epoch == ARGV[3] and tonumber(ARGV[5]) or 0

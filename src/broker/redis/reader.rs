@@ -136,21 +136,46 @@ impl RedisReader {
         Ok(&mut self.connection.insert(connection).commands)
     }
 
-    fn understand(&self, requests: Vec<ReadRequest>, replies: Vec<Value>) -> Vec<ReadOutcome> {
+    fn understand(&mut self, requests: Vec<ReadRequest>, replies: Vec<Value>) -> Vec<ReadOutcome> {
         let mut replies = replies.into_iter();
+        let mut demoted = false;
         let understand = |request: ReadRequest| {
             let reply = match replies.next() {
                 Some(Value::ServerError(error)) => Err(RedisError::from(error)),
                 Some(reply) => page(&request.room, reply, self.shared.max_payload),
                 None => Err(RedisError::from(std::io::Error::other("a reply is missing"))),
             };
-            outcome(
-                request,
-                reply.map_err(|error| ReadError::Refused(error.to_string())),
-            )
+            let page = reply.map_err(|error| {
+                demoted |= error.code() == Some("READONLY");
+                if is_passing(&error) {
+                    ReadError::Away(error.to_string())
+                } else {
+                    ReadError::Refused(error.to_string())
+                }
+            });
+            outcome(request, page)
         };
-        requests.into_iter().map(understand).collect()
+        let outcomes = requests.into_iter().map(understand).collect();
+        if demoted {
+            // This server has become a replica: its master is elsewhere.
+            self.connection = None;
+        }
+        outcomes
     }
+}
+
+/// Whether the same command may succeed later: Redis is loading its data, is being failed over, or cannot write.
+fn is_passing(error: &RedisError) -> bool {
+    let passing = [
+        "LOADING",
+        "BUSY",
+        "MASTERDOWN",
+        "READONLY",
+        "TRYAGAIN",
+        "MISCONF",
+        "NOREPLICAS",
+    ];
+    error.code().is_some_and(|code| passing.contains(&code))
 }
 
 fn outcome(request: ReadRequest, page: Result<Page, ReadError>) -> ReadOutcome {

@@ -109,10 +109,12 @@ impl Scripts {
     }
 
     fn idempotence_key(&self, message: &RoomMessage, key: &IdempotenceKey) -> String {
+        // What is remembered without history is no position, and must not be taken for one.
+        let kind = if self.keep_history() { "key" } else { "once" };
         // The length before the name: no name and key together look like another pair.
         let scope = match &message.sender {
-            None => "key:-:".to_owned(),
-            Some(user) => format!("key:{}:{user}", user.len()),
+            None => format!("{kind}:-:"),
+            Some(user) => format!("{kind}:{}:{user}", user.len()),
         };
         self.key(&message.room, &(scope + key.as_str()))
     }

@@ -17,10 +17,13 @@ use crate::broker::history::{PageLimit, ReadError, ReadOutcome, ReadRequest};
 use crate::protocol::RoomName;
 use crate::rooms::timeline::{Part, Read, Timeline};
 use crate::rooms::worker::Pace;
-use crate::rooms::{Notice, Pull, SessionId};
+use crate::rooms::{Notice, Pull, RoomEvent, SessionId};
 
 /// How long after a read that failed it is tried again.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(300);
+
+/// How long after a read that was refused it is asked whether that has changed.
+const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// How long what was read for those who come back is kept for others, at most …
 const WINDOW_LIFE: Duration = Duration::from_secs(5);
@@ -30,6 +33,15 @@ const WINDOW_PART: u32 = 60;
 
 /// Rooms of which a piece of the past is kept for those who come back.
 const MAX_WINDOWS: usize = 32;
+
+/// For how long members that are behind are waited for, over a whole fill.
+const PACE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// See [`RoomRegistry::pace`].
+pub(super) struct Pacing {
+    give_up: Instant,
+    waits: bool,
+}
 
 /// How often the numberings of occupied rooms are renewed, so that they do not expire under their members.
 pub(super) const RENEWAL_INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -47,11 +59,11 @@ impl RoomRegistry {
     }
 
     pub(super) fn admit(&mut self, room: &RoomName, only: Option<SessionId>) {
-        let kept = self.limits.retention.size;
+        let (kept, fill_bytes) = (self.limits.retention.size, self.limits.fill_bytes());
         let timeline = self
             .timelines
             .entry(room.clone())
-            .or_insert_with(|| Timeline::new(room.clone(), kept));
+            .or_insert_with(|| Timeline::new(room.clone(), kept, fill_bytes));
         let part_bytes = self.limits.part_bytes();
         let admitted = self
             .table
@@ -79,15 +91,12 @@ impl RoomRegistry {
     }
 
     pub(super) fn request_read(&mut self, room: &RoomName) {
-        let Some(timeline) = self
-            .timelines
-            .get_mut(room)
-            .filter(|_| !self.pacing.contains(room))
-        else {
+        let may_fill = self.pacing.get(room).is_none_or(|pacing| !pacing.waits);
+        let Some(timeline) = self.timelines.get_mut(room) else {
             return;
         };
         let id = self.last_read + 1;
-        if let Some(Read { known, after, limit }) = timeline.next_read(id) {
+        if let Some(Read { known, after, limit }) = timeline.next_read(id, may_fill) {
             self.last_read = id;
             self.reads.push(ReadRequest {
                 id,
@@ -128,8 +137,11 @@ impl RoomRegistry {
                     (events, timeline.is_current())
                 });
                 let (events, is_current) = told.unwrap_or((Vec::new(), true));
+                if is_current {
+                    self.pacing.remove(&room);
+                }
                 let pace = (!is_current && !events.is_empty()).then(|| self.pace(&room, ctx));
-                self.tell_members_at_pace(&room, events, None, pace.as_ref());
+                self.tell_in_chunks(&room, events, pace.as_ref());
                 drop(pace);
                 self.proceed(&room, None);
                 self.keep_window(&room);
@@ -158,20 +170,39 @@ impl RoomRegistry {
                     let part = Part::lost(room.clone(), after, until);
                     self.tell(session, Notice::Replay(ticket, part));
                 }
-                self.reads_again
-                    .push_back((Instant::now() + READ_AGAIN_AFTER, room));
+                self.refused_reads
+                    .push_back((Instant::now() + REFUSED_AGAIN_AFTER, room));
             }
         }
     }
 
-    /// Nothing more is read for the room until what is returned has been dropped everywhere.
+    /// Nothing more is read for the room's members until what is returned has been dropped everywhere.
     fn pace(&mut self, room: &RoomName, ctx: &mut Context<Self>) -> Pace {
-        self.pacing.insert(room.clone());
-        Pace::new(TellPaced(ctx.address(), room.clone()))
+        let pacing = self.pacing.entry(room.clone()).or_insert_with(|| Pacing {
+            give_up: Instant::now() + PACE_PATIENCE,
+            waits: true,
+        });
+        pacing.waits = true;
+        Pace::new(pacing.give_up, TellPaced(ctx.address(), room.clone()))
+    }
+
+    /// What was held behind a page comes with it, and could be too much for one turn of a session.
+    fn tell_in_chunks(&self, room: &RoomName, events: Vec<RoomEvent>, pace: Option<&Pace>) {
+        let (mut chunk, mut bytes) = (Vec::new(), 0);
+        for event in events {
+            bytes += event.text_bytes();
+            chunk.push(event);
+            if bytes >= self.limits.fill_bytes() {
+                self.tell_members_at_pace(room, std::mem::take(&mut chunk), None, pace);
+                bytes = 0;
+            }
+        }
+        self.tell_members_at_pace(room, chunk, None, pace);
     }
 
     fn keep_window(&mut self, room: &RoomName) {
         if self.timelines.get(room).is_some_and(Timeline::has_window) {
+            self.windows.retain(|(_, kept)| kept != room);
             self.windows.push_back((Instant::now(), room.clone()));
             if self.windows.len() > MAX_WINDOWS {
                 self.forget_oldest_window();
@@ -180,7 +211,6 @@ impl RoomRegistry {
     }
 
     fn forget_oldest_window(&mut self) {
-        // One that has been read again since is older than it need be: that costs another read.
         if let Some((_, room)) = self.windows.pop_front() {
             self.with_timeline(&room, Timeline::forget_window);
         }
@@ -197,6 +227,13 @@ impl RoomRegistry {
         while self.reads_again.front().is_some_and(|(due, _)| *due <= now) {
             if let Some((_, room)) = self.reads_again.pop_front() {
                 self.proceed(&room, None);
+            }
+        }
+        while self.refused_reads.front().is_some_and(|(due, _)| *due <= now) {
+            if let Some((_, room)) = self.refused_reads.pop_front()
+                && self.limits.retention.is_on()
+            {
+                self.missed(&[room]);
             }
         }
     }
@@ -245,7 +282,9 @@ impl Handler<Paced> for RoomRegistry {
     type Result = ();
 
     fn handle(&mut self, Paced(room): Paced, ctx: &mut Self::Context) {
-        self.pacing.remove(&room);
+        if let Some(pacing) = self.pacing.get_mut(&room) {
+            pacing.waits = false;
+        }
         self.proceed(&room, None);
         self.request_flush(ctx);
     }

@@ -4,15 +4,13 @@ use std::collections::VecDeque;
 
 use super::window::{Since, Window};
 use super::{Admission, Part, Read, Wish};
+use crate::broker::RoomMessage;
 use crate::broker::history::{Arrival, Entry, Numbering, Page, PageLimit};
 use crate::protocol::{Dialect, Position, Replay, RoomName};
 use crate::rooms::RoomEvent;
 
-/// A page for the members: it reaches all of them at once.
-const FILL_LIMIT: PageLimit = PageLimit {
-    entries: 512,
-    bytes: 128 * 1024,
-};
+/// Messages in a page for the members.
+const FILL_ENTRIES: u64 = 512;
 
 /// A page for those who come back.
 pub(super) const REPLAY_LIMIT: PageLimit = PageLimit {
@@ -21,7 +19,7 @@ pub(super) const REPLAY_LIMIT: PageLimit = PageLimit {
 };
 
 /// Bytes of messages that one room may hold back while something is read.
-const MAX_HELD_BYTES: usize = 512 * 1024;
+const MAX_HELD_BYTES: usize = 256 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct History {
@@ -39,6 +37,8 @@ pub(super) struct History {
     held_before: usize,
     /// Messages that the broker keeps.
     kept: usize,
+    /// Bytes of a page for the members: it reaches all of them at once.
+    fill_bytes: usize,
     /// The lowest offset after which somebody wants messages.
     wanted: Option<u64>,
     pub(super) window: Option<Window>,
@@ -63,11 +63,16 @@ pub(super) struct Reading {
 }
 
 impl History {
-    pub(super) fn new(kept: usize) -> Self {
+    pub(super) fn new(kept: usize, fill_bytes: usize) -> Self {
         Self {
             kept,
+            fill_bytes,
             ..Self::default()
         }
+    }
+
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.is_some()
     }
 
     fn is_filling(&self) -> bool {
@@ -161,14 +166,14 @@ impl History {
         Placed::Next(RoomEvent::message(arrival.message, Some(offset)))
     }
 
-    pub(super) fn next_read(&mut self, id: u64) -> Option<Read> {
+    pub(super) fn next_read(&mut self, id: u64, may_fill: bool) -> Option<Read> {
         if self.reading.is_some() {
             return None;
         }
         let known = self.position();
         let (after, is_fill) = match &known {
             None => (None, true),
-            Some(position) if self.outdated => (Some(position.offset), true),
+            Some(position) if self.outdated && may_fill => (Some(position.offset), true),
             Some(position) => {
                 let wanted = self.wanted.take()?;
                 let widest = position.offset.saturating_sub(REPLAY_LIMIT.entries);
@@ -187,7 +192,11 @@ impl History {
                 .map(|position| Window::at(position.offset, self.kept));
         }
         self.reading = Some(Reading { id, after, is_fill });
-        let limit = if is_fill { FILL_LIMIT } else { REPLAY_LIMIT };
+        let fill_limit = PageLimit {
+            entries: FILL_ENTRIES,
+            bytes: self.fill_bytes as u64,
+        };
+        let limit = if is_fill { fill_limit } else { REPLAY_LIMIT };
         Some(Read { known, after, limit })
     }
 
@@ -228,11 +237,10 @@ impl History {
             window.prepend(after, &entries);
         }
         let nothing_is_kept = entries.is_empty();
-        self.advance(room, entries, &mut events);
+        self.advance(room, entries, is_fill, &mut events);
         if is_fill {
-            // What a replay does not bring to the cursor is on its way on the link, or already there.
             if nothing_is_kept {
-                self.skip_to(room, top, &mut events);
+                self.bridge(room, top, &mut events);
             }
             if self.cursor.as_ref().is_some_and(|cursor| cursor.offset < top) {
                 self.outdated = true;
@@ -244,22 +252,56 @@ impl History {
         events
     }
 
-    /// Tells the members what follows the cursor, and what is missing in between.
-    fn advance(&mut self, room: &RoomName, entries: Vec<Entry>, events: &mut Vec<RoomEvent>) {
+    /// Tells the members what follows the cursor, and what is missing in between. A page that was read for somebody else
+    /// may miss what is on its way on the link, and has no say in that.
+    fn advance(&mut self, room: &RoomName, entries: Vec<Entry>, is_fill: bool, events: &mut Vec<RoomEvent>) {
         for Entry { offset, message } in entries {
             let Some(cursor) = self.cursor.as_ref().filter(|cursor| offset > cursor.offset) else {
                 continue;
             };
             if offset > cursor.offset + 1 {
-                self.skip_to(room, offset - 1, events);
+                if !is_fill {
+                    return;
+                }
+                self.bridge(room, offset - 1, events);
             }
-            if let Some(cursor) = &mut self.cursor {
-                cursor.offset = offset;
+            self.tell(offset, message, events);
+        }
+    }
+
+    fn tell(&mut self, offset: u64, message: RoomMessage, events: &mut Vec<RoomEvent>) {
+        if let Some(cursor) = &mut self.cursor {
+            cursor.offset = offset;
+        }
+        if let Some(window) = &mut self.window {
+            window.append(offset, &message);
+        }
+        events.push(RoomEvent::message(message, Some(offset)));
+    }
+
+    /// Brings the members up to this offset without the history: with what is held, and with gaps.
+    fn bridge(&mut self, room: &RoomName, until: u64, events: &mut Vec<RoomEvent>) {
+        while let Some(Cursor { numbering, offset }) = self.cursor.as_ref().filter(|c| c.offset < until) {
+            let place = |arrival: &Arrival| {
+                let claim = arrival.claim.as_ref()?;
+                let is_missing = (offset + 1..=until).contains(&claim.offset);
+                (is_missing && numbering.vouches(claim)).then_some(claim.offset)
+            };
+            let places = self.held.iter().enumerate();
+            let first = places
+                .filter_map(|(index, held)| Some((place(held)?, index)))
+                .min();
+            match first {
+                Some((next, index)) if next == offset + 1 => {
+                    self.held_before -= usize::from(index < self.held_before);
+                    if let Some(arrival) = self.held.remove(index) {
+                        self.held_bytes -= arrival.message.cost();
+                        self.tell(next, arrival.message, events);
+                    }
+                }
+                Some((next, _)) => self.skip_to(room, next - 1, events),
+                None => self.skip_to(room, until, events),
             }
-            if let Some(window) = &mut self.window {
-                window.append(offset, &message);
-            }
-            events.push(RoomEvent::message(message, Some(offset)));
         }
     }
 
@@ -326,9 +368,11 @@ impl History {
         }
         let position = self.position()?;
         let top = position.offset;
-        let Replay { after, last } = &wish.replay;
+        let Replay { after, last } = wish.replay.clone();
         let mut recovered = None;
-        if let Some(after) = after {
+        if wish.is_lost {
+            recovered = Some(false);
+        } else if let Some(after) = after {
             if after.epoch != position.epoch || after.offset > top {
                 // Perhaps the subscriber knows more than this node.
                 if self.filled < wish.not_before {
@@ -345,12 +389,15 @@ impl History {
                             replay,
                         });
                     }
-                    Sought::Lost(_) => recovered = Some(false),
+                    Sought::Lost(_) => {
+                        wish.is_lost = true;
+                        recovered = Some(false);
+                    }
                     Sought::Unread => return None,
                 }
             }
         }
-        let replay = match self.since(top.saturating_sub(*last), top, part_bytes) {
+        let replay = match self.since(top.saturating_sub(last), top, part_bytes) {
             Sought::Part(replay) => replay,
             Sought::Lost(begin) => match self.since(begin, top, part_bytes) {
                 Sought::Part(replay) => replay,
@@ -422,6 +469,7 @@ impl History {
                     events.push(event.clone());
                 }
                 Sought::Part(Part {
+                    after: start,
                     events,
                     next: (end < until).then_some(end),
                 })

@@ -1,6 +1,6 @@
 //! The timeline between a link that loses, delays and repeats, and a history that forgets.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use proptest::prelude::*;
 
@@ -12,6 +12,8 @@ use crate::protocol::{Content, Epoch};
 use crate::rooms::EventKind;
 
 const PART: usize = 10_000;
+
+const FILL: usize = 10_000;
 
 fn room() -> RoomName {
     RoomName::new("r").expect("a valid name")
@@ -74,6 +76,7 @@ fn after(offset: u64, epoch: &str) -> Wish {
             last: 0,
         },
         not_before: 0,
+        is_lost: false,
     }
 }
 
@@ -84,6 +87,7 @@ fn last(count: u64) -> Wish {
             last: count,
         },
         not_before: 0,
+        is_lost: false,
     }
 }
 
@@ -99,8 +103,10 @@ fn replayed(admission: Option<Admission>) -> (u64, Option<bool>, Vec<String>) {
 
 /// A timeline whose members have been told everything up to `offset` of numbering `k`.
 fn current(offset: u64) -> Timeline {
-    let mut timeline = Timeline::new(room(), 1_000);
-    let read = timeline.next_read(0).expect("it has to ask where the room is");
+    let mut timeline = Timeline::new(room(), 1_000, FILL);
+    let read = timeline
+        .next_read(0, true)
+        .expect("it has to ask where the room is");
     assert_eq!((read.known, read.after), (None, None));
     assert!(timeline.read(0, page(&numbering("k"), offset, [])).is_empty());
     assert!(timeline.is_current());
@@ -110,7 +116,7 @@ fn current(offset: u64) -> Timeline {
 /// What the next read asks for, and that it asks.
 fn reads_after(timeline: &mut Timeline, id: u64) -> u64 {
     timeline
-        .next_read(id)
+        .next_read(id, true)
         .expect("it has to read")
         .after
         .expect("a page")
@@ -123,7 +129,7 @@ fn messages_in_order_pass_and_repeated_ones_do_not() {
     assert_eq!(timeline.arrived(live(&k, 3), true), None);
     assert_eq!(timeline.arrived(live(&k, 1), true), None);
     assert_eq!(told(&timeline.arrived(live(&k, 4), true)), ["k4"]);
-    assert_eq!(timeline.next_read(1), None);
+    assert_eq!(timeline.next_read(1, true), None);
 }
 
 #[test]
@@ -259,7 +265,7 @@ fn who_was_there_last_needs_no_read_and_who_was_not_gets_what_he_missed() {
         (top, recovered, missed),
         (7, Some(true), vec!["k6".to_owned(), "k7".to_owned()])
     );
-    assert_eq!(timeline.next_read(2), None);
+    assert_eq!(timeline.next_read(2, true), None);
 }
 
 #[test]
@@ -271,6 +277,7 @@ fn what_cannot_be_recovered_is_said_and_the_last_ones_come_if_asked_for() {
             ..after(offset, "k").replay
         },
         not_before: 0,
+        is_lost: false,
     };
     assert_eq!(timeline.admit(&mut both(3, 2), PART), None);
     assert_eq!(reads_after(&mut timeline, 1), 3);
@@ -304,8 +311,8 @@ fn when_somebody_wants_more_than_was_read_the_next_read_is_as_long_as_it_can_be(
 
 #[test]
 fn nothing_is_replayed_that_the_broker_does_not_keep() {
-    let (mut timeline, k) = (Timeline::new(room(), 3), numbering("k"));
-    let _ = timeline.next_read(0);
+    let (mut timeline, k) = (Timeline::new(room(), 3, FILL), numbering("k"));
+    let _ = timeline.next_read(0, true);
     let _ = timeline.read(0, page(&k, 4, []));
     assert_eq!(timeline.admit(&mut last(9), PART), None);
     assert_eq!(reads_after(&mut timeline, 1), 0);
@@ -375,7 +382,7 @@ fn a_long_replay_comes_in_parts_and_says_what_was_lost_on_the_way() {
 
 #[test]
 fn without_history_everything_passes_and_nothing_is_recovered() {
-    let mut timeline = Timeline::new(room(), 0);
+    let mut timeline = Timeline::new(room(), 0, FILL);
     assert!(timeline.is_current());
     assert_eq!(told(&timeline.arrived(live(&numbering("k"), 7), true)), ["?k7"]);
     assert_eq!(told(&timeline.missed()), [".."]);
@@ -383,7 +390,63 @@ fn without_history_everything_passes_and_nothing_is_recovered() {
     assert_eq!((admission.position, admission.recovered), (None, Some(false)));
     let admission = timeline.admit(&mut last(3), PART).expect("admitted");
     assert_eq!(admission, Admission::again(None));
-    assert_eq!(timeline.next_read(1), None);
+    assert_eq!(timeline.next_read(1, true), None);
+}
+
+#[test]
+fn a_page_for_somebody_else_announces_no_gap_of_what_is_on_its_way() {
+    let (mut timeline, k) = (current(100), numbering("k"));
+    assert_eq!(timeline.admit(&mut last(1), PART), None);
+    assert_eq!(reads_after(&mut timeline, 1), 99);
+    assert!(timeline.read(1, page(&k, 102, [102])).is_empty());
+    assert_eq!(told(&timeline.arrived(live(&k, 101), true)), ["k101"]);
+    assert_eq!(told(&timeline.arrived(live(&k, 102), true)), ["k102"]);
+}
+
+#[test]
+fn what_is_held_fills_a_hole_that_the_history_has() {
+    let (mut timeline, k) = (current(2), numbering("k"));
+    timeline.link_lost();
+    assert_eq!(reads_after(&mut timeline, 1), 2);
+    for offset in 4..=6 {
+        assert_eq!(timeline.arrived(live(&k, offset), true), None);
+    }
+    let events = timeline.read(1, page(&k, 7, [7]));
+    assert_eq!(told(&events), ["2..k3", "k4", "k5", "k6", "k7"]);
+    assert!(timeline.is_current());
+    assert_eq!(timeline.held_bytes(), 0);
+}
+
+#[test]
+fn what_is_lost_is_not_asked_for_again_while_the_last_ones_are_read() {
+    let (mut timeline, k) = (current(2_000), numbering("k"));
+    let mut wish = Wish {
+        replay: Replay {
+            last: 50,
+            ..after(5, "k").replay
+        },
+        ..Wish::default()
+    };
+    assert_eq!(timeline.admit(&mut wish, PART), None);
+    assert_eq!(reads_after(&mut timeline, 1), 5);
+    // A page does not reach from the first that is kept to the last.
+    let _ = timeline.read(1, page(&k, 2_000, 1_001..=1_500));
+    assert_eq!(timeline.admit(&mut wish, PART), None);
+    assert_eq!(reads_after(&mut timeline, 2), 1_950);
+    let _ = timeline.read(2, page(&k, 2_000, 1_951..=2_000));
+    let (top, recovered, events) = replayed(timeline.admit(&mut wish, PART));
+    assert_eq!((top, recovered, events.len()), (2_000, Some(false), 50));
+}
+
+#[test]
+fn those_who_come_back_are_read_for_while_the_members_have_enough() {
+    let (mut timeline, k) = (current(9), numbering("k"));
+    timeline.link_lost();
+    assert_eq!(reads_after(&mut timeline, 1), 9);
+    let _ = timeline.read(1, page(&k, 12, [10]));
+    assert_eq!(timeline.part(3, &k.position(9), PART), None);
+    let read = timeline.next_read(2, false).expect("for the part");
+    assert_eq!(read.after, Some(3));
 }
 
 /// A history and a link, written without any cleverness.
@@ -395,9 +458,29 @@ struct World {
     kept: u64,
     /// Published and not yet arrived.
     on_the_way: VecDeque<Arrival>,
+    /// Arrived over the link that there is.
+    arrived: HashSet<(Epoch, u64)>,
 }
 
 impl World {
+    fn arrive(&mut self) -> Option<Arrival> {
+        let arrival = self.on_the_way.pop_front()?;
+        if let Some(claim) = arrival
+            .claim
+            .as_ref()
+            .filter(|claim| self.numbering.vouches(claim))
+        {
+            self.arrived.insert((claim.epoch.clone(), claim.offset));
+        }
+        Some(arrival)
+    }
+
+    /// Whether this message can neither be read nor has come over the link.
+    fn has_lost(&self, epoch: &Epoch, offset: u64) -> bool {
+        let is_kept = *epoch == self.numbering.epoch && offset >= self.kept;
+        !is_kept && !self.arrived.contains(&(epoch.clone(), offset))
+    }
+
     fn answer(&self, read: &Read, limit: u64) -> Page {
         let same = read
             .known
@@ -458,7 +541,11 @@ struct Subscriber {
 }
 
 impl Subscriber {
-    fn hear<'a>(&mut self, events: impl IntoIterator<Item = &'a RoomEvent>) -> Result<(), TestCaseError> {
+    fn hear<'a>(
+        &mut self,
+        world: &World,
+        events: impl IntoIterator<Item = &'a RoomEvent>,
+    ) -> Result<(), TestCaseError> {
         for event in events {
             match &event.kind {
                 EventKind::Message(message, Some(offset)) => {
@@ -479,6 +566,10 @@ impl Subscriber {
                 EventKind::Gap(_, Some((after, goes_on))) => {
                     prop_assert_eq!(*after, self.offset);
                     prop_assert!(goes_on.epoch != self.epoch || goes_on.offset > self.offset);
+                    let is_same = goes_on.epoch == self.epoch;
+                    for offset in (after + 1..=goes_on.offset).filter(|_| is_same) {
+                        prop_assert!(world.has_lost(&self.epoch, offset), "{} could be had", offset);
+                    }
                     self.epoch = goes_on.epoch.clone();
                     self.offset = goes_on.offset;
                 }
@@ -500,9 +591,10 @@ proptest! {
             top: 3,
             kept: 1,
             on_the_way: VecDeque::new(),
+            arrived: HashSet::new(),
         };
-        let mut timeline = Timeline::new(room(), 1_000);
-        let read = timeline.next_read(0).expect("asks");
+        let mut timeline = Timeline::new(room(), 1_000, FILL);
+        let read = timeline.next_read(0, true).expect("asks");
         let _ = timeline.read(0, world.answer(&read, 1));
         let start = timeline.position().expect("known");
         let mut member = Subscriber { epoch: start.epoch, offset: start.offset };
@@ -514,12 +606,13 @@ proptest! {
                     world.on_the_way.push_back(live(&world.numbering, world.top));
                 }
                 Event::Arrive => {
-                    if let Some(arrival) = world.on_the_way.pop_front() {
-                        member.hear(&timeline.arrived(arrival, true))?;
+                    if let Some(arrival) = world.arrive() {
+                        member.hear(&world, &timeline.arrived(arrival, true))?;
                     }
                 }
                 Event::LinkLost => {
                     world.on_the_way.clear();
+                    world.arrived.clear();
                     under_way = None;
                     timeline.link_lost();
                 }
@@ -538,10 +631,10 @@ proptest! {
                 }
                 Event::Read(limit) => match under_way.take() {
                     None => {
-                        under_way = timeline.next_read(next_id).map(|read| (next_id, read));
+                        under_way = timeline.next_read(next_id, true).map(|read| (next_id, read));
                         next_id += 1;
                     }
-                    Some((id, read)) => member.hear(&timeline.read(id, world.answer(&read, limit)))?,
+                    Some((id, read)) => member.hear(&world, &timeline.read(id, world.answer(&read, limit)))?,
                 },
                 Event::ReadFails => {
                     if let Some((id, _)) = under_way.take() {
@@ -562,7 +655,7 @@ proptest! {
                         prop_assert_eq!(position.offset, member.offset, "he begins where the members are");
                         if admission.recovered == Some(true) && admission.replay.next.is_none() {
                             let mut back = Subscriber { epoch: member.epoch.clone(), offset };
-                            back.hear(admission.replay.events.iter().map(|event| &**event))?;
+                            back.hear(&world, admission.replay.events.iter().map(|event| &**event))?;
                             prop_assert_eq!(back.offset, position.offset);
                         }
                     }
@@ -572,15 +665,15 @@ proptest! {
         }
         // At rest: everything arrives, and every read is answered.
         if let Some((id, read)) = under_way {
-            member.hear(&timeline.read(id, world.answer(&read, 2)))?;
+            member.hear(&world, &timeline.read(id, world.answer(&read, 2)))?;
         }
-        for arrival in std::mem::take(&mut world.on_the_way) {
-            member.hear(&timeline.arrived(arrival, true))?;
+        while let Some(arrival) = world.arrive() {
+            member.hear(&world, &timeline.arrived(arrival, true))?;
         }
         let _ = timeline.missed();
         for id in next_id..next_id + 1_000 {
-            let Some(read) = timeline.next_read(id) else { break };
-            member.hear(&timeline.read(id, world.answer(&read, 2)))?;
+            let Some(read) = timeline.next_read(id, true) else { break };
+            member.hear(&world, &timeline.read(id, world.answer(&read, 2)))?;
         }
         prop_assert!(timeline.is_current());
         prop_assert_eq!(member.offset, world.top);

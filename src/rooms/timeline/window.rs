@@ -11,7 +11,7 @@ use crate::broker::RoomMessage;
 use crate::broker::history::Entry;
 use crate::rooms::RoomEvent;
 
-/// Bytes of text in a window; one with more loses its beginning.
+/// Bytes of text in a window that grows; one with more loses its beginning.
 const MAX_BYTES: usize = 1024 * 1024;
 
 #[derive(Debug)]
@@ -75,16 +75,16 @@ impl Window {
         }
         self.push_back(offset, message);
         self.trim();
+        while self.bytes > MAX_BYTES {
+            self.pop_front();
+            self.is_all = false;
+        }
     }
 
     fn trim(&mut self) {
         while self.events.len() > self.max_events {
             self.pop_front();
             self.is_all = true;
-        }
-        while self.bytes > MAX_BYTES {
-            self.pop_front();
-            self.is_all = false;
         }
     }
 
