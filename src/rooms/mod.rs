@@ -135,6 +135,8 @@ pub struct Abort {
     pub ticket: Ticket,
     /// What the join is answered with.
     pub reason: NotJoined,
+    /// Give it up only if the broker is known to be away.
+    pub only_without_link: bool,
 }
 
 /// The session is gone: it leaves all its rooms. Not answered.

@@ -449,9 +449,13 @@ impl Handler<Abort> for RoomRegistry {
             room,
             ticket,
             reason,
+            only_without_link,
         }: Abort,
         ctx: &mut Self::Context,
     ) {
+        if only_without_link && self.ledger.has_link() {
+            return;
+        }
         self.disappoint(session, &room, ticket, reason);
         self.request_flush(ctx);
     }

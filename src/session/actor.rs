@@ -40,8 +40,11 @@ use crate::rooms::vitals::Vitals;
 use crate::rooms::worker::{Attached, Dispatch, Worker};
 use crate::rooms::{Abort, Join, Leave, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket};
 
-/// How long a SUBSCRIBE may keep a publish behind it waiting.
+/// How long a SUBSCRIBE may keep a publish behind it waiting while the broker is known to be away, …
 const HURRY: Duration = Duration::from_millis(750);
+
+/// … and while it is there.
+const HURRY_WITH_LINK: Duration = Duration::from_millis(1_500);
 
 /// The text of a message may be this much longer in JSON, with every byte escaped …
 const ESCAPED_BYTES: u64 = 6;
@@ -259,19 +262,23 @@ impl WsSession {
                         room,
                         ticket,
                         reason: NotJoined::Cancelled,
+                        only_without_link: false,
                     });
                 }
                 Step::Hurry { ticket, room, since } => {
-                    ctx.run_later(HURRY.saturating_sub(since.elapsed()), move |actor, _| {
+                    for (patience, only_without_link) in [(HURRY, true), (HURRY_WITH_LINK, false)] {
                         let reason = "the broker has not confirmed the subscription in time".to_owned();
-                        let reason = NotJoined::Unavailable(reason);
-                        actor.seat.hub.registry.do_send(Abort {
+                        let abort = Abort {
                             session,
-                            room,
+                            room: room.clone(),
                             ticket,
-                            reason,
+                            reason: NotJoined::Unavailable(reason),
+                            only_without_link,
+                        };
+                        ctx.run_later(patience.saturating_sub(since.elapsed()), |actor, _| {
+                            actor.seat.hub.registry.do_send(abort);
                         });
-                    });
+                    }
                 }
                 Step::Publish {
                     ticket,

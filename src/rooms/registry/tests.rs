@@ -216,6 +216,7 @@ impl Stage {
                 room: room("none"),
                 ticket: 0,
                 reason: NotJoined::Cancelled,
+                only_without_link: false,
             })
             .await
             .expect("the registry lives");
