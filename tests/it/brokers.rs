@@ -1,8 +1,13 @@
 //! What a node does with its broker: one suite for both brokers, and what only Redis has.
 
 mod access;
+mod alike;
 mod channels;
+mod history;
+mod keys;
 mod payloads;
+mod replays;
+mod streams;
 mod suite;
 
 use actix_test::TestServer;
@@ -13,16 +18,40 @@ use crate::support::eventually;
 use crate::support::node::{get, metric, test_server, ws_url};
 use crate::support::redis::Redis;
 
+/// Runs behaviours on both brokers, each with its settings; on Redis with two nodes.
+macro_rules! on_both_brokers_with {
+    ($($behaviour:ident [$($setting:literal = $value:expr),*])*) => {
+        mod memory {
+            $(#[actix::test] async fn $behaviour() {
+                super::$behaviour(&crate::brokers::Site::memory_with(&[$(($setting, $value)),*]).await).await;
+            })*
+        }
+        mod redis {
+            $(#[actix::test] async fn $behaviour() {
+                super::$behaviour(&crate::brokers::Site::redis_with(&[$(($setting, $value)),*]).await).await;
+            })*
+        }
+    };
+}
+use on_both_brokers_with;
+
 /// A node within the test and its broker.
 struct Site {
     server: TestServer,
     redis: Option<Redis>,
+    /// On the same Redis.
+    other: Option<TestServer>,
 }
 
 impl Site {
     /// On the embedded broker.
     async fn memory() -> Self {
-        Self::ready(test_server(&[]), None).await
+        Self::memory_with(&[]).await
+    }
+
+    /// On the embedded broker, with these settings.
+    async fn memory_with(settings: &[(&str, &str)]) -> Self {
+        Self::ready(test_server(settings), None).await
     }
 
     /// On a Redis of its own.
@@ -33,12 +62,20 @@ impl Site {
     /// On a Redis of its own, where this stands before a room's name.
     async fn with_prefix(prefix: &str) -> Self {
         let redis = Redis::start().await;
-        let variables = [
-            ("REDIS_URL", redis.url()),
-            ("ROOMCAST_REDIS_PREFIX", prefix.to_owned()),
-        ];
-        let server = test_server(&variables.each_ref().map(|(name, value)| (*name, value.as_str())));
-        Self::ready(server, Some(redis)).await
+        let settings = [("REDIS_URL", &*redis.url()), ("ROOMCAST_REDIS_PREFIX", prefix)];
+        Self::ready(test_server(&settings), Some(redis)).await
+    }
+
+    /// Two nodes on a Redis of their own, with these settings.
+    async fn redis_with(settings: &[(&str, &str)]) -> Self {
+        let redis = Redis::start().await;
+        let url = redis.url();
+        let settings = [&[("REDIS_URL", url.as_str())], settings].concat();
+        let (server, other) = (test_server(&settings), test_server(&settings));
+        let Self { server: other, .. } = Self::ready(other, None).await;
+        let mut site = Self::ready(server, Some(redis)).await;
+        site.other = Some(other);
+        site
     }
 
     async fn ready(server: TestServer, redis: Option<Redis>) -> Self {
@@ -46,11 +83,21 @@ impl Site {
             (get(&server.url("/readyz")).await.0 == 200).then_some(())
         })
         .await;
-        Self { server, redis }
+        Self {
+            server,
+            redis,
+            other: None,
+        }
     }
 
     fn url(&self) -> String {
         ws_url(&self.server).trim_end_matches('/').to_owned()
+    }
+
+    /// The other node's, where there is one.
+    fn other_url(&self) -> String {
+        let server = self.other.as_ref().unwrap_or(&self.server);
+        ws_url(server).trim_end_matches('/').to_owned()
     }
 
     fn broker(&self) -> &Redis {

@@ -8,6 +8,7 @@
 
 mod brokers;
 mod browser;
+mod delivery;
 mod framing;
 mod nodes;
 mod program;

@@ -1,18 +1,15 @@
 //! Those who do not read: what they cost, how they end, and that nobody else notices. On real processes, because how
 //! much is buffered is set where the program starts its server.
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
 use serde_json::json;
-use tokio::task::JoinHandle;
 
 use crate::support::client::Client;
+use crate::support::memory::Memory;
 use crate::support::node::Node;
 use crate::support::raw::{FIRST_TEXT, PING, Raw, Received, TEXT, command, frame};
 use crate::support::{undisturbed, within};
@@ -122,69 +119,6 @@ async fn assert_cut(stuck: &mut [Raw], since: Instant) {
         assert!(Instant::now() < deadline, "{} are not ended", rest.len());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// Follows a process's memory.
-struct Memory {
-    before: Option<usize>,
-    peak: Rc<Cell<Option<usize>>>,
-    watch: JoinHandle<()>,
-}
-
-impl Memory {
-    /// From now on.
-    fn of(node: &Node) -> Self {
-        let pid = node.pid();
-        let before = resident(pid);
-        let peak = Rc::new(Cell::new(before));
-        let watch = {
-            let peak = peak.clone();
-            actix::spawn(async move {
-                loop {
-                    peak.set(peak.get().max(resident(pid)));
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            })
-        };
-        Self { before, peak, watch }
-    }
-
-    /// Checks that it has never been more than so much above what it was.
-    fn assert_growth(&self, most: usize) {
-        let (Some(before), Some(peak)) = (self.before, self.peak.get()) else {
-            return;
-        };
-        let growth = peak - before;
-        println!(
-            "memory grew by {} KiB, {} KiB are allowed",
-            growth / 1024,
-            most / 1024
-        );
-        assert!(
-            growth <= most,
-            "memory grew by {growth} bytes, {most} are allowed"
-        );
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        self.watch.abort();
-    }
-}
-
-/// What a process occupies of the machine's memory, in bytes.
-#[cfg(target_os = "linux")]
-fn resident(pid: Pid) -> Option<usize> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: usize = line.trim().trim_end_matches(" kB").parse().ok()?;
-    Some(kib * 1024)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn resident(_: Pid) -> Option<usize> {
-    None
 }
 
 /// Somebody in a room of its own who asks and publishes again and again, on a thread of its own.

@@ -71,7 +71,11 @@ struct Stage {
 impl Stage {
     async fn new(site: &Site) -> Self {
         let mut clients = Vec::new();
-        for (user, url) in [("?user=ann", site.url()), ("?user=bob", site.other_url()), ("", site.url())] {
+        for (user, url) in [
+            ("?user=ann", site.url()),
+            ("?user=bob", site.other_url()),
+            ("", site.url()),
+        ] {
             let mut client = Client::connect(&format!("{url}/ws{user}"), &["roomcast.v1"]).await;
             assert_eq!(client.json().await["type"], "welcome");
             clients.push(client);
@@ -193,7 +197,10 @@ async fn both_brokers_look_the_same_whatever_clients_do() {
             let mut random = fastrand::Rng::with_seed(seed);
             let commands: Vec<Command> = (0..COMMANDS).map(|_| random_command(&mut random)).collect();
             let mut seen = Vec::new();
-            for site in [Site::memory_with(&settings).await, Site::redis_with(&settings).await] {
+            for site in [
+                Site::memory_with(&settings).await,
+                Site::redis_with(&settings).await,
+            ] {
                 let mut stage = Stage::new(&site).await;
                 for (number, command) in commands.iter().enumerate() {
                     stage.carry_out(number, command).await;
@@ -207,7 +214,11 @@ async fn both_brokers_look_the_same_whatever_clients_do() {
             for (memory, redis) in memory.iter().zip(&redis) {
                 assert_eq!(memory, redis, "seed {seed}, {retention} messages kept");
             }
-            assert_eq!(memory.len(), redis.len(), "seed {seed}, {retention} messages kept");
+            assert_eq!(
+                memory.len(),
+                redis.len(),
+                "seed {seed}, {retention} messages kept"
+            );
         }
     }
 }

@@ -6,6 +6,7 @@ use actix_codec::Framed;
 use awc::BoxedSocket;
 use awc::ws::{CloseCode, Codec, Frame, Message};
 use futures_util::{SinkExt, StreamExt};
+use roomcast::protocol::Dialect;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -39,6 +40,13 @@ impl Client {
 
     /// A session at this address that offers these subprotocols.
     pub(crate) async fn connect(url: &str, protocols: &[&str]) -> Self {
+        Self::try_connect(url, protocols)
+            .await
+            .expect("a handshake that is accepted")
+    }
+
+    /// [`Client::connect`] to a server that may not be there.
+    pub(crate) async fn try_connect(url: &str, protocols: &[&str]) -> Option<Self> {
         let client = awc::Client::builder()
             .max_http_version(awc::http::Version::HTTP_11)
             .finish();
@@ -47,8 +55,31 @@ impl Client {
             // The header is sent for an empty list, too.
             request = request.protocols(protocols);
         }
-        let (_, socket) = request.connect().await.expect("a handshake that is accepted");
-        Self { socket, last_id: 0 }
+        let (_, socket) = request.connect().await.ok()?;
+        Some(Self { socket, last_id: 0 })
+    }
+
+    /// A session in this dialect at a server that may not be there or end at any time; its welcome is already read.
+    pub(crate) async fn try_open(url: &str, dialect: Dialect) -> Option<Self> {
+        let url = format!("{url}/ws");
+        match dialect {
+            Dialect::Plain => Self::try_connect(&url, &[]).await,
+            Dialect::V1 => {
+                let mut client = Self::try_connect(&url, &["roomcast.v1"]).await?;
+                match client.event_within(PATIENCE).await? {
+                    Event::Text(welcome) => {
+                        assert!(welcome.contains("welcome"), "{welcome}");
+                        Some(client)
+                    }
+                    Event::Closed(_) => None,
+                }
+            }
+        }
+    }
+
+    /// Sends a command on a connection that may have ended, which what comes next tells.
+    pub(crate) async fn try_command(&mut self, command: &Value) {
+        let _ = self.socket.send(Message::Text(command.to_string().into())).await;
     }
 
     /// Sends a text frame as it is.

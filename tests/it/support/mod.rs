@@ -3,6 +3,7 @@
 pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod member;
+pub(crate) mod memory;
 pub(crate) mod node;
 pub(crate) mod original;
 pub(crate) mod proxy;

@@ -4,6 +4,8 @@
 //! - [`Proxy::cut`] is a broken line: every connection is reset, what was under way is lost, new ones are reset too.
 //! - [`Proxy::stall`] is a line that has gone dead: sockets stay open, no byte passes in either direction, and a new
 //!   connection is taken but not carried on. It ends with [`Proxy::resume`], and nothing of it is lost then.
+//! - [`Proxy::swallow`] is a line whose ends have lost each other: every connection stays open and whatever is sent on it
+//!   is taken and lost, for ever, in both directions. New connections are carried on.
 //! - It runs on the test's own runtime, so it stands still while the test blocks the thread.
 
 use std::io;
@@ -29,11 +31,13 @@ enum Line {
     Cut,
 }
 
-/// The line, and how often it was cut: a connection sees that it was even if the line is whole again by then.
+/// The line, and how often it was cut or began to swallow: a connection sees that it did even if the line is whole again
+/// by then.
 #[derive(Clone, Copy, Debug)]
 struct State {
     line: Line,
     cuts: usize,
+    swallows: usize,
 }
 
 /// A proxy to one server.
@@ -52,6 +56,7 @@ impl Proxy {
         let state = watch::Sender::new(State {
             line: Line::Open,
             cuts: 0,
+            swallows: 0,
         });
         let accepted = Arc::<AtomicUsize>::default();
         let accepting = tokio::spawn(accept(
@@ -78,6 +83,11 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
+    /// `redis://host:port`.
+    pub(crate) fn redis_url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
     /// Resets all connections, and new ones until [`Proxy::resume`].
     pub(crate) fn cut(&self) {
         self.state.send_modify(|state| {
@@ -89,6 +99,11 @@ impl Proxy {
     /// Holds back every byte, and new connections, until [`Proxy::resume`].
     pub(crate) fn stall(&self) {
         self.state.send_modify(|state| state.line = Line::Stalled);
+    }
+
+    /// Takes and loses every byte of the connections that there are.
+    pub(crate) fn swallow(&self) {
+        self.state.send_modify(|state| state.swallows += 1);
     }
 
     /// Forwards (again).
@@ -122,20 +137,20 @@ async fn accept(
             continue;
         }
         accepted.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(serve(client, upstream.clone(), state.clone(), now.cuts));
+        tokio::spawn(serve(client, upstream.clone(), state.clone(), now));
     }
 }
 
 /// One connection from its beginning to its end.
-async fn serve(mut client: TcpStream, upstream: String, state: watch::Receiver<State>, cuts: usize) {
+async fn serve(mut client: TcpStream, upstream: String, state: watch::Receiver<State>, born: State) {
     let mut server = None;
     let mut cut = state.clone();
     tokio::select! {
         // In this order, so that no byte slips through after `cut`.
         biased;
         // An error says that the proxy is gone, and its connections go with it.
-        _ = cut.wait_for(|state| state.cuts != cuts) => {}
-        ended = carry(&mut client, &mut server, &upstream, state) => if ended.is_ok() { return },
+        _ = cut.wait_for(|state| state.cuts != born.cuts) => {}
+        ended = carry(&mut client, &mut server, &upstream, state, born) => if ended.is_ok() { return },
     }
     reset(&client);
     server.iter().for_each(reset);
@@ -147,6 +162,7 @@ async fn carry(
     server: &mut Option<TcpStream>,
     upstream: &str,
     mut state: watch::Receiver<State>,
+    born: State,
 ) -> io::Result<()> {
     opened(&mut state).await?;
     let server = server.insert(TcpStream::connect(upstream).await?);
@@ -155,8 +171,8 @@ async fn carry(
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     tokio::try_join!(
-        pump(from_client, to_server, state.clone()),
-        pump(from_server, to_client, state)
+        pump(from_client, to_server, state.clone(), born),
+        pump(from_server, to_client, state, born)
     )?;
     Ok(())
 }
@@ -165,6 +181,7 @@ async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut state: watch::Receiver<State>,
+    born: State,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
@@ -174,6 +191,9 @@ async fn pump(
         opened(&mut state).await?;
         if count == 0 {
             return to.shutdown().await;
+        }
+        if state.borrow().swallows != born.swallows {
+            continue;
         }
         to.write_all(&buffer[..count]).await?;
     }
@@ -218,5 +238,21 @@ mod tests {
         let mut client = Client::plain(&proxy.ws_url()).await;
         client.subscribe_plain("room").await;
         assert_eq!(proxy.accepted(), 2);
+    }
+
+    #[actix::test]
+    async fn a_swallowing_line_stays_open_and_carries_nothing_but_new_connections() {
+        let node = Node::start(&[]).await;
+        let proxy = Proxy::start(node.address()).await;
+        let mut before = Client::plain(&proxy.ws_url()).await;
+        before.subscribe_plain("room").await;
+        proxy.swallow();
+        let mut after = Client::plain(&proxy.ws_url()).await;
+        after.subscribe_plain("room").await;
+        before.publish("room", "lost").await;
+        after.publish("room", "carried").await;
+        assert_eq!(after.text().await, "carried");
+        before.assert_quiet().await;
+        after.assert_quiet().await;
     }
 }

@@ -1,11 +1,13 @@
 //! A redis-server process of the test's own.
 
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use futures_util::StreamExt;
-use redis::AsyncCommands;
 use redis::aio::{MultiplexedConnection, PubSub};
+use redis::{AsyncCommands, FromRedisValue};
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::{PATIENCE, ReservedPort, eventually};
@@ -15,6 +17,8 @@ pub(crate) struct Redis {
     child: Option<Child>,
     port: ReservedPort,
     arguments: Vec<String>,
+    /// Where it keeps its log, if it keeps one.
+    files: Option<TempDir>,
 }
 
 impl Redis {
@@ -30,6 +34,28 @@ impl Redis {
             child: None,
             port: ReservedPort::new(),
             arguments,
+            files: None,
+        };
+        redis.launch().await;
+        redis
+    }
+
+    /// Starts one that keeps everything that it has answered for, also when it is killed.
+    pub(crate) async fn persistent() -> Self {
+        let files = tempfile::tempdir().expect("a folder");
+        let arguments = [
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--dir",
+            files.path().to_str().expect("UTF-8"),
+        ];
+        let mut redis = Self {
+            child: None,
+            port: ReservedPort::new(),
+            arguments: arguments.map(str::to_owned).to_vec(),
+            files: Some(files),
         };
         redis.launch().await;
         redis
@@ -41,6 +67,7 @@ impl Redis {
             child: None,
             port: ReservedPort::new(),
             arguments: Vec::new(),
+            files: None,
         }
     }
 
@@ -80,6 +107,36 @@ impl Redis {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// A copy of all that is kept of what the server knows now.
+    pub(crate) fn copy(&self) -> TempDir {
+        let copy = tempfile::tempdir().expect("a folder");
+        for entry in std::fs::read_dir(self.kept()).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a file");
+            std::fs::copy(&path, copy.path().join(name)).expect("copied");
+        }
+        copy
+    }
+
+    /// Loses all that is kept of what the server knew, but for a copy; it must not run.
+    pub(crate) fn forget(&mut self, all_but: Option<&TempDir>) {
+        assert!(self.child.is_none(), "the server runs");
+        let kept = self.kept();
+        std::fs::remove_dir_all(&kept).expect("removed");
+        let Some(copy) = all_but else { return };
+        std::fs::create_dir(&kept).expect("created");
+        for entry in std::fs::read_dir(copy.path()).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a file");
+            std::fs::copy(&path, kept.join(name)).expect("copied");
+        }
+    }
+
+    fn kept(&self) -> PathBuf {
+        let files = self.files.as_ref().expect("a server that keeps something");
+        files.path().join("appendonlydir")
     }
 
     /// Sends a signal, such as STOP and CONT.
@@ -150,6 +207,17 @@ impl Redis {
             (self.channels().await == expected).then_some(())
         })
         .await;
+    }
+
+    /// The reply to a command, as `redis-cli` would send it.
+    pub(crate) async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut connection = self.connection().await;
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(*word);
+        }
+        let reply = command.query_async(&mut connection).await;
+        reply.unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
     /// Cuts connections: `CLIENT KILL TYPE kind`, with kind `pubsub` or `normal`.
