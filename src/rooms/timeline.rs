@@ -6,7 +6,7 @@
 //!   missing has been read. Held messages that can be read again are dropped when too many wait.
 //! - The timeline is current while the room is live, nothing is missing and nothing is held. Only then does somebody
 //!   become a member: what was published before is replayed to him, everything after reaches him live.
-//! - What was read for one subscriber is kept for a while ([`Window`]), so that many who come back together share it.
+//! - What was read for one subscriber is kept for a while ([`window`]), so that many who come back together share it.
 //! - At most one read is under way; what is wanted is compared again when it is answered.
 //! - Without history a timeline is always current, and knows no places.
 

@@ -20,6 +20,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use actix::prelude::{Actor, Recipient};
+use log::debug;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
@@ -29,7 +30,7 @@ use redis::{
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use self::scripts::Scripts;
+use self::scripts::{Script, Scripts};
 use super::health::Health;
 use super::{LinkCommand, LinkEvent, PublishQueue};
 use crate::config::{Config, RedisConfig};
@@ -125,9 +126,27 @@ async fn call(connection: &mut MultiplexedConnection, commands: &Pipeline) -> Re
     connection.send_packed_commands(commands, 0, commands.len()).await
 }
 
-/// Whether Redis does not know the script that was called, and has done nothing.
-fn is_unknown_script(reply: &Value) -> bool {
-    matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT")
+/// Sends commands that call a script. If Redis has forgotten that, the call has done nothing; then the script is loaded
+/// and everything sent again.
+async fn call_script(
+    connection: &mut MultiplexedConnection,
+    commands: &Pipeline,
+    script: &Script,
+) -> RedisResult<Vec<Value>> {
+    const MAX_LOADS: usize = 3;
+    let is_unknown = |reply: &Value| matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT");
+    for _ in 0..MAX_LOADS {
+        let replies = call(connection, commands).await?;
+        if !replies.iter().any(is_unknown) {
+            return Ok(replies);
+        }
+        debug!("redis does not know a script, which is loaded");
+        let mut load = Pipeline::new();
+        load.add_command(script.load());
+        call(connection, &load).await?;
+    }
+    let problem = "redis forgets a script as soon as it is loaded";
+    Err(RedisError::from(std::io::Error::other(problem)))
 }
 
 /// Bounds a wait for Redis.

@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::{debug, info, warn};
+use log::{info, warn};
 use lru::LruCache;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, RedisResult, Value};
@@ -25,7 +25,7 @@ use tokio::time::{interval, sleep_until};
 
 use super::backoff::Backoff;
 use super::scripts::{Item, Numbered, Seen, numbered};
-use super::{CANARY_INTERVAL, Shared, call, is_unknown_script, within};
+use super::{CANARY_INTERVAL, Shared, call_script, within};
 use crate::broker::{Publish, PublishOutcome, PublishQueue};
 use crate::protocol::RoomName;
 use crate::throttle::Throttle;
@@ -50,9 +50,6 @@ const MAX_BATCH_BYTES: usize = 512 * 1024;
 
 /// Rooms whose last place is remembered, so that a Redis that comes back with older data is found out.
 const MAX_SEEN_ROOMS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
-
-/// How often a batch is sent again because Redis has forgotten the script.
-const MAX_LOADS: usize = 3;
 
 pub(super) struct RedisPublisher {
     shared: Arc<Shared>,
@@ -271,26 +268,16 @@ impl RedisPublisher {
         if with_canary {
             commands.cmd("PUBLISH").arg(&self.shared.canary_channel).arg("");
         }
-        for _ in 0..MAX_LOADS {
-            let mut replies = call(connection, &commands).await?;
-            if with_canary && !matches!(replies.pop(), Some(Value::ServerError(_)) | None) {
-                self.shared.health.canary_taken(Instant::now());
-            }
-            if !replies.iter().any(is_unknown_script) {
-                return Ok(match replies.pop() {
-                    Some(Value::Array(replies)) if is_one_call => replies,
-                    // An error that is about the call as a whole.
-                    Some(reply) if is_one_call => vec![reply; batch.len()],
-                    last => replies.into_iter().chain(last).collect(),
-                });
-            }
-            debug!("redis does not know the publish script, which is loaded");
-            let mut load = Pipeline::new();
-            load.add_command(scripts.publish.load());
-            call(connection, &load).await?;
+        let mut replies = call_script(connection, &commands, &scripts.publish).await?;
+        if with_canary && !matches!(replies.pop(), Some(Value::ServerError(_)) | None) {
+            self.shared.health.canary_taken(Instant::now());
         }
-        let problem = "redis forgets the publish script as soon as it is loaded";
-        Err(RedisError::from(std::io::Error::other(problem)))
+        Ok(match replies.pop() {
+            Some(Value::Array(replies)) if is_one_call => replies,
+            // An error that is about the call as a whole.
+            Some(reply) if is_one_call => vec![reply; batch.len()],
+            last => replies.into_iter().chain(last).collect(),
+        })
     }
 
     fn settle(

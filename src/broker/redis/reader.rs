@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use super::backoff::Backoff;
 use super::scripts::page;
-use super::{Shared, call, is_unknown_script, within};
+use super::{Shared, call_script, within};
 use crate::broker::LinkEvent;
 use crate::broker::history::{Page, PageLimit, ReadError, ReadOutcome, ReadRequest};
 
@@ -34,9 +34,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// How long a request is tried for before its asker is told that Redis is away.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// How often a batch is sent again because Redis has forgotten the script.
-const MAX_LOADS: usize = 3;
 
 pub(super) struct RedisReader {
     shared: Arc<Shared>,
@@ -107,19 +104,11 @@ impl RedisReader {
         for request in requests {
             commands.add_command(self.shared.scripts.read(request));
         }
-        let mut load = Pipeline::new();
-        load.add_command(self.shared.scripts.read.load());
+        let shared = self.shared.clone();
         let connection = self.connected().await?;
-        for _ in 0..MAX_LOADS {
-            let replies = within(ANSWER_TIMEOUT, "a read", call(connection, &commands)).await?;
-            // Reading twice does no harm, so all are sent again.
-            if !replies.iter().any(is_unknown_script) {
-                return Ok(replies);
-            }
-            within(ANSWER_TIMEOUT, "loading a script", call(connection, &load)).await?;
-        }
-        let problem = "redis forgets the read script as soon as it is loaded";
-        Err(RedisError::from(std::io::Error::other(problem)))
+        // Reading twice does no harm, so it does not matter how many of them knew the script.
+        let read = call_script(connection, &commands, &shared.scripts.read);
+        within(ANSWER_TIMEOUT, "a read", read).await
     }
 
     async fn connected(&mut self) -> RedisResult<&mut MultiplexedConnection> {

@@ -47,7 +47,6 @@ pub(crate) struct Cluster {
     pub(crate) redis: Redis,
     pub(crate) proxies: [Proxy; 2],
     nodes: [Option<Node>; 2],
-    variables: Vec<(String, String)>,
     history_size: usize,
     may_restart: bool,
     rooms: Vec<Arc<str>>,
@@ -89,7 +88,6 @@ impl Cluster {
             redis,
             proxies: [Proxy::start(&upstream).await, Proxy::start(&upstream).await],
             nodes: [None, None],
-            variables: vec![("ROOMCAST_HISTORY_SIZE".to_owned(), history_size.to_string())],
             history_size,
             may_restart: false,
             rooms: (0..ROOMS).map(|nth| format!("room {nth}").into()).collect(),
@@ -127,14 +125,8 @@ impl Cluster {
 
     /// Starts a node that is not there, and waits until it is ready.
     pub(crate) async fn start_node(&mut self, node: usize) {
-        let url = self.proxies[node].redis_url();
-        let mut variables = vec![("REDIS_URL", url.as_str())];
-        variables.extend(
-            self.variables
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_str())),
-        );
-        let started = Node::start(&variables).await;
+        let (url, size) = (self.proxies[node].redis_url(), self.history_size.to_string());
+        let started = Node::start(&[("REDIS_URL", &url), ("ROOMCAST_HISTORY_SIZE", &size)]).await;
         started.ready().await;
         self.site.addresses.borrow_mut()[node] = Some(started.ws_url());
         self.nodes[node] = Some(started);
@@ -177,7 +169,8 @@ impl Cluster {
         for home in 0..2 {
             for nth in 0..TALKERS {
                 let name = format!("talker {}.{home}.{nth}", self.rounds);
-                let talker = Talker::new(self.site.clone(), home, name, self.rooms.clone());
+                let first_room = (home * TALKERS + nth) * ROOMS / (2 * TALKERS);
+                let talker = Talker::new(self.site.clone(), home, name, self.rooms.clone(), first_room);
                 self.talkers.push(actix::spawn(talker.talk(TALKER_PERIOD)));
             }
         }

@@ -37,6 +37,8 @@ pub(crate) struct Talker {
     home: usize,
     name: String,
     rooms: Vec<Arc<str>>,
+    /// The room that it begins with, so that publishers do not all come to a room at the same time.
+    first_room: usize,
     written: usize,
     under_way: HashMap<u64, (AttemptId, Message)>,
     again: VecDeque<Message>,
@@ -45,12 +47,19 @@ pub(crate) struct Talker {
 
 impl Talker {
     /// One that belongs to this node. No other may have its name.
-    pub(crate) fn new(site: Site, home: usize, name: String, rooms: Vec<Arc<str>>) -> Self {
+    pub(crate) fn new(
+        site: Site,
+        home: usize,
+        name: String,
+        rooms: Vec<Arc<str>>,
+        first_room: usize,
+    ) -> Self {
         Self {
             site,
             home,
             name,
             rooms,
+            first_room,
             written: 0,
             under_way: HashMap::new(),
             again: VecDeque::new(),
@@ -96,7 +105,7 @@ impl Talker {
     fn write(&mut self) -> Message {
         let number = self.written;
         self.written += 1;
-        let room = self.rooms[number % self.rooms.len()].clone();
+        let room = self.rooms[(self.first_room + number) % self.rooms.len()].clone();
         // Each room gets messages with and without a key.
         let keyed = (number / self.rooms.len()).is_multiple_of(2);
         let padding = "x".repeat(number % 200);
