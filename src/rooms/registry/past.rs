@@ -156,8 +156,13 @@ impl RoomRegistry {
                     warn!("history cannot be read: room={room:?} reason={reason:?} unlogged={unlogged}");
                 }
                 let events = self.with_timeline(&room, |timeline| timeline.read_refused(id));
-                self.tell_members(&room, events.unwrap_or_default(), None);
+                let Some(events) = events else {
+                    // Everybody has left meanwhile.
+                    return;
+                };
+                self.tell_members(&room, events, None);
                 self.admit(&room, None);
+                self.keep_window(&room);
                 self.disappoint_all(&room, &reason);
                 for Pull {
                     session,
