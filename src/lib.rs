@@ -20,6 +20,7 @@
 pub mod broker;
 pub mod config;
 pub mod http;
+mod lifeline;
 pub mod metrics;
 pub mod protocol;
 pub mod rooms;
@@ -40,9 +41,11 @@ use tokio::sync::mpsc;
 use broker::{Broker, BrokerError};
 use config::Config;
 use http::{Capacity, Node};
+use lifeline::{Ends, Lifelines};
 use metrics::Metrics;
+use protocol::close::CloseCode;
 use rooms::Notice;
-use rooms::hub::{Hub, RegistryEnd};
+use rooms::hub::Hub;
 use session::socket::SocketHandle;
 use shutdown::Stop;
 
@@ -71,22 +74,32 @@ pub enum RunError {
     /// The HTTP server failed.
     #[error("the HTTP server failed: {0}")]
     Http(#[from] std::io::Error),
-    /// The room registry died, and a node without it would only look alive.
-    #[error("the room registry died; the node ends so that it can be started anew")]
-    RegistryDied,
+    /// A part of the node died, and a node without it would only look alive.
+    #[error("{0} died; the node cannot go on without it, and ends so that it can be started anew")]
+    PartDied(&'static str),
+}
+
+/// A node that is not served yet.
+pub struct Assembled {
+    /// What the HTTP workers share.
+    pub node: Data<Node>,
+    /// Which broker it has, as a phrase for its first line.
+    pub broker: String,
+    ends: Ends,
 }
 
 /// Makes a node of its parts: the broker, the registry on its own thread, and what the HTTP workers share.
 ///
 /// # Errors
 /// [`BrokerError`] if the broker's settings cannot be used.
-pub fn assemble(config: Config) -> Result<(Data<Node>, RegistryEnd, String), BrokerError> {
+pub fn assemble(config: Config) -> Result<Assembled, BrokerError> {
     let metrics = Arc::new(Metrics::default());
     let name: Arc<str> = format!("{:08x}", fastrand::u32(..)).into();
     let broker = Broker::open(&config, &name, &metrics)?;
     let health = broker.health();
     let broker_line = broker.describe();
-    let (hub, registry_end) = Hub::start(broker, &config, &metrics);
+    let (lifelines, ends) = Lifelines::new();
+    let hub = Hub::start(broker, &config, &metrics, lifelines);
     let max_sessions = config.max_connections.unwrap_or_else(sessions_within_descriptors);
     let node = Data::new(Node {
         name,
@@ -97,7 +110,11 @@ pub fn assemble(config: Config) -> Result<(Data<Node>, RegistryEnd, String), Bro
         draining: AtomicBool::new(false),
         config,
     });
-    Ok((node, registry_end, broker_line))
+    Ok(Assembled {
+        node,
+        broker: broker_line,
+        ends,
+    })
 }
 
 /// Runs a node on `listener` until it is told to stop, or cannot go on. `announce` is called once it serves, with a
@@ -108,13 +125,26 @@ pub fn assemble(config: Config) -> Result<(Data<Node>, RegistryEnd, String), Bro
 pub async fn run(
     config: Config,
     listener: TcpListener,
+    stops: mpsc::UnboundedReceiver<Stop>,
+    announce: impl FnOnce(&str),
+) -> Result<(), RunError> {
+    serve(assemble(config)?, listener, stops, announce).await
+}
+
+async fn serve(
+    assembled: Assembled,
+    listener: TcpListener,
     mut stops: mpsc::UnboundedReceiver<Stop>,
     announce: impl FnOnce(&str),
 ) -> Result<(), RunError> {
+    let Assembled {
+        node,
+        broker,
+        mut ends,
+    } = assembled;
     // The standard library's 128 is little for all clients of a node that has gone. Where it cannot be changed, it stays.
     let _ = socket2::SockRef::from(&listener).listen(ACCEPT_BACKLOG);
-    let workers = config.workers;
-    let (node, registry_end, broker_line) = assemble(config)?;
+    let workers = node.config.workers;
     let app_node = node.clone();
     let server = HttpServer::new(move || {
         let node = app_node.clone();
@@ -137,10 +167,10 @@ pub async fn run(
     .run();
     let handle = server.handle();
     let mut server = actix::spawn(server);
-    announce(&broker_line);
+    announce(&broker);
     let outcome = tokio::select! {
         ended = &mut server => return ended.map_err(std::io::Error::other)?.map_err(RunError::Http),
-        _ = registry_end => Err(RunError::RegistryDied),
+        part = ends.next() => Err(RunError::PartDied(part)),
         stop = stops.recv() => {
             wind_down(&node, stop.unwrap_or(Stop::Drain), &mut stops).await;
             Ok(())
@@ -154,7 +184,17 @@ pub async fn run(
 async fn wind_down(node: &Node, stop: Stop, stops: &mut mpsc::UnboundedReceiver<Stop>) {
     info!("stopping: how={stop:?} sessions={}", node.capacity.open());
     node.draining.store(true, Ordering::Relaxed);
-    node.hub.announce(Notice::Close(stop.close_code()));
+    let patience = match stop {
+        Stop::Drain => {
+            let over = node.config.drain;
+            node.hub.retire(over);
+            over + shutdown::DRAIN_GRACE
+        }
+        Stop::Interrupt => {
+            node.hub.announce(Notice::Close(CloseCode::GoingAway));
+            shutdown::INTERRUPT_PATIENCE
+        }
+    };
     let gone = async {
         let mut looks = tokio::time::interval(Duration::from_millis(10));
         while node.capacity.open() > 0 {
@@ -163,7 +203,7 @@ async fn wind_down(node: &Node, stop: Stop, stops: &mut mpsc::UnboundedReceiver<
     };
     tokio::select! {
         () = gone => {}
-        () = tokio::time::sleep(stop.patience()) => {
+        () = tokio::time::sleep(patience) => {
             warn!("stopping with sessions that could not be told: sessions={}", node.capacity.open());
         }
         _ = stops.recv() => warn!("stopping at once: sessions={}", node.capacity.open()),
@@ -182,3 +222,6 @@ fn sessions_within_descriptors() -> usize {
             .max(1)
     })
 }
+
+#[cfg(test)]
+mod tests;

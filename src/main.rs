@@ -59,7 +59,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
         .await
         .map_err(|error| match error {
             RunError::Broker(_) => Failure::Settings(error.to_string()),
-            RunError::Http(_) | RunError::RegistryDied => Failure::Running(error.to_string()),
+            RunError::Http(_) | RunError::PartDied(_) => Failure::Running(error.to_string()),
         })
 }
 

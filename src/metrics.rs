@@ -15,6 +15,16 @@ pub struct Metrics {
     registry: Registry,
     /// Open WebSocket sessions.
     pub sessions: Gauge,
+    /// Sessions that have begun.
+    pub sessions_opened: Counter,
+    /// Sessions that have ended, by whom and with which code.
+    pub sessions_closed: Family<ClosedLabel, Counter>,
+    /// Bytes that wait for the sessions' peers, as of when the workers last looked.
+    pub session_backlog_bytes: Gauge,
+    /// Bytes of commands that are not answered yet.
+    pub commands_under_way_bytes: Gauge,
+    /// Sessions that were ended by a mistake of ours.
+    pub session_panics: Counter,
     /// Rooms with a member or somebody who waits to become one, on this node.
     pub rooms: Gauge,
     /// Memberships on this node.
@@ -48,6 +58,41 @@ pub struct Metrics {
 pub struct CodeLabel {
     /// As it stands on the wire.
     pub code: &'static str,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ClosedLabel {
+    /// By whom.
+    pub by: &'static str,
+    /// The close code: all that the server uses, the usual ones of peers, else `other`; `none` without one.
+    pub code: &'static str,
+}
+
+/// Who ended a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClosedBy {
+    /// The server, with a close frame.
+    Server,
+    /// The peer, with a close frame.
+    Peer,
+    /// The server, by resetting a connection whose peer did not read.
+    Cut,
+    /// Nobody: the connection was lost.
+    Loss,
+}
+
+impl ClosedBy {
+    /// For the log, and as a label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Peer => "peer",
+            Self::Cut => "cut",
+            Self::Loss => "loss",
+        }
+    }
 }
 
 /// Why the server ended a session.
@@ -86,6 +131,11 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("roomcast");
         let sessions = Gauge::default();
+        let sessions_opened = Counter::default();
+        let sessions_closed = Family::default();
+        let session_backlog_bytes = Gauge::default();
+        let commands_under_way_bytes = Gauge::default();
+        let session_panics = Counter::default();
         let rooms = Gauge::default();
         let memberships = Gauge::default();
         let frames_received = Counter::default();
@@ -100,6 +150,33 @@ impl Default for Metrics {
         let publish_queue_bytes = Gauge::default();
         let transit_bytes = Gauge::default();
         registry.register("sessions", "Open WebSocket sessions", sessions.clone());
+        registry.register(
+            "sessions_opened",
+            "Sessions that have begun",
+            sessions_opened.clone(),
+        );
+        registry.register(
+            "sessions_closed",
+            "Sessions that have ended, by whom and with which code",
+            sessions_closed.clone(),
+        );
+        registry.register_with_unit(
+            "session_backlog",
+            "What waits for the sessions' peers",
+            Unit::Bytes,
+            session_backlog_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "commands_under_way",
+            "Commands of sessions that are not answered yet",
+            Unit::Bytes,
+            commands_under_way_bytes.clone(),
+        );
+        registry.register(
+            "session_panics",
+            "Sessions ended by a mistake of the server",
+            session_panics.clone(),
+        );
         registry.register("rooms", "Rooms occupied on this node", rooms.clone());
         registry.register(
             "memberships",
@@ -154,6 +231,11 @@ impl Default for Metrics {
         Self {
             registry,
             sessions,
+            sessions_opened,
+            sessions_closed,
+            session_backlog_bytes,
+            commands_under_way_bytes,
+            session_panics,
             rooms,
             memberships,
             frames_received,
@@ -177,6 +259,15 @@ impl Metrics {
         self.evictions.get_or_create(&EvictionLabel { reason }).inc();
     }
 
+    /// Counts a session that has ended.
+    pub fn closed(&self, by: ClosedBy, code: Option<u16>) {
+        let by = by.as_str();
+        let code = code.map_or("none", code_label);
+        self.sessions_closed
+            .get_or_create(&ClosedLabel { by, code })
+            .inc();
+    }
+
     /// Counts an error frame.
     pub fn refused(&self, code: &'static str) {
         self.errors.get_or_create(&CodeLabel { code }).inc();
@@ -188,6 +279,24 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String cannot fail");
         text
+    }
+}
+
+/// A close code as a label. Peers may send thousands of them, so that all but the usual ones are one.
+fn code_label(code: u16) -> &'static str {
+    match code {
+        1000 => "1000",
+        1001 => "1001",
+        1002 => "1002",
+        1007 => "1007",
+        1008 => "1008",
+        1009 => "1009",
+        1011 => "1011",
+        1012 => "1012",
+        1013 => "1013",
+        4008 => "4008",
+        4009 => "4009",
+        _ => "other",
     }
 }
 

@@ -1,7 +1,9 @@
 //! Stopping: which signals there are, and the order in which a node ends.
 //!
 //! 1. The node says so: `/readyz` and upgrades answer 503; it goes on listening.
-//! 2. Its sessions are closed with the signal's code, after what they are owed.
+//! 2. SIGTERM: its `roomcast.v1` sessions are told when each will be closed, and all are closed with 1012, one after
+//!    another over the drain time, after what they are owed. They are served until then, so a client that connects
+//!    elsewhere first misses nothing. SIGINT: all are closed with 1001 at once.
 //! 3. When the last one is gone, or time is up, the HTTP server stops and [`run`](crate::run) returns.
 //!
 //! A second signal skips the wait.
@@ -9,8 +11,6 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-
-use crate::protocol::close::CloseCode;
 
 /// How a node is asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,25 +21,11 @@ pub enum Stop {
     Interrupt,
 }
 
-impl Stop {
-    /// What the sessions are closed with.
-    #[must_use]
-    pub fn close_code(self) -> CloseCode {
-        match self {
-            Self::Drain => CloseCode::Restarting,
-            Self::Interrupt => CloseCode::GoingAway,
-        }
-    }
+/// After the drain time: for the last sessions to be answered what they have asked, and to read it.
+pub const DRAIN_GRACE: Duration = Duration::from_millis(3_500);
 
-    /// How long sessions may take to be told.
-    #[must_use]
-    pub fn patience(self) -> Duration {
-        match self {
-            Self::Drain => Duration::from_secs(2),
-            Self::Interrupt => Duration::from_millis(500),
-        }
-    }
-}
+/// How long interrupted sessions may take to be told.
+pub const INTERRUPT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Requests to stop, one for each signal that the process receives. Must be called within a runtime.
 ///

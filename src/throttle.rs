@@ -1,35 +1,40 @@
-//! Log lines that outsiders can provoke, at most one in a while. Pure; time is an argument.
+//! Log lines that outsiders can provoke, at most so many a second. Pure; time is an argument.
 
 use std::time::{Duration, Instant};
 
-/// Lets one event through per period, and counts the others.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Lets some events through each second, and counts the others.
 #[derive(Debug)]
 pub(crate) struct Throttle {
-    period: Duration,
-    last: Option<Instant>,
+    limit: u64,
+    /// When the second began that is being counted, and what has passed in it.
+    second: Option<(Instant, u64)>,
     suppressed: u64,
 }
 
 impl Throttle {
-    /// One event a second.
-    pub(crate) fn per_second() -> Self {
+    /// So many events a second.
+    pub(crate) fn per_second(limit: u64) -> Self {
+        debug_assert!(limit > 0);
         Self {
-            period: Duration::from_secs(1),
-            last: None,
+            limit,
+            second: None,
             suppressed: 0,
         }
     }
 
     /// Whether this event may be shown; if so, how many were not since the last one that was.
     pub(crate) fn pass(&mut self, now: Instant) -> Option<u64> {
-        if self
-            .last
-            .is_some_and(|last| now.saturating_duration_since(last) < self.period)
-        {
+        let (began, passed) = self
+            .second
+            .filter(|(began, _)| now.saturating_duration_since(*began) < SECOND)
+            .unwrap_or((now, 0));
+        if passed >= self.limit {
             self.suppressed += 1;
             return None;
         }
-        self.last = Some(now);
+        self.second = Some((began, passed + 1));
         Some(std::mem::take(&mut self.suppressed))
     }
 }
@@ -39,11 +44,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_passes_per_second_and_the_others_are_counted() {
-        let (mut throttle, start) = (Throttle::per_second(), Instant::now());
+    fn so_many_pass_each_second_and_the_others_are_counted() {
+        let (mut throttle, start) = (Throttle::per_second(2), Instant::now());
+        let after = |millis| start + Duration::from_millis(millis);
         assert_eq!(throttle.pass(start), Some(0));
-        assert_eq!(throttle.pass(start), None);
-        assert_eq!(throttle.pass(start + Duration::from_millis(999)), None);
-        assert_eq!(throttle.pass(start + Duration::from_secs(1)), Some(2));
+        assert_eq!(throttle.pass(after(500)), Some(0));
+        assert_eq!(throttle.pass(after(600)), None);
+        assert_eq!(throttle.pass(after(999)), None);
+        assert_eq!(throttle.pass(after(1_000)), Some(2));
+        assert_eq!(throttle.pass(after(1_001)), Some(0));
+        assert_eq!(throttle.pass(after(1_002)), None);
+        assert_eq!(throttle.pass(after(9_000)), Some(1));
     }
 }

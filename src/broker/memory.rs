@@ -19,6 +19,7 @@ use super::health::Health;
 use super::history::ReadOutcome;
 use super::{LinkCommand, LinkEvent, Publish, PublishOutcome, PublishQueue, Transit};
 use crate::config::Retention;
+use crate::lifeline::{Lifeline, Lifelines};
 use crate::metrics::Metrics;
 use crate::protocol::RoomName;
 
@@ -38,6 +39,7 @@ pub(crate) struct MemoryLink {
     metrics: Arc<Metrics>,
     events: Recipient<LinkEvent>,
     health: Arc<Health>,
+    _lifeline: Lifeline,
 }
 
 impl MemoryLink {
@@ -47,6 +49,7 @@ impl MemoryLink {
         retention: Retention,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
+        lifelines: &Lifelines,
     ) -> Recipient<LinkCommand> {
         let link = Self {
             subscribed: HashSet::new(),
@@ -54,9 +57,11 @@ impl MemoryLink {
             metrics: metrics.clone(),
             events,
             health,
+            _lifeline: lifelines.hold("the embedded broker"),
         }
         .start();
-        actix::spawn(carry(queue, link.clone().recipient(), metrics));
+        let carrying = carry(queue, link.clone().recipient(), metrics);
+        actix::spawn(lifelines.hold("the embedded broker's queue").over(carrying));
         link.recipient()
     }
 
@@ -157,6 +162,8 @@ impl Handler<LinkCommand> for MemoryLink {
                 });
                 LinkEvent::Read(outcomes.collect())
             }
+            #[cfg(test)]
+            LinkCommand::Panic => panic!("on purpose"),
         };
         self.events.do_send(event);
     }

@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 use self::health::Health;
 use self::history::{Arrival, ReadOutcome, ReadRequest};
 use crate::config::{Config, Retention};
+use crate::lifeline::Lifelines;
 use crate::metrics::Metrics;
 use crate::protocol::{Content, IdempotenceKey, Position, RoomName};
 
@@ -225,6 +226,9 @@ pub enum LinkCommand {
     },
     /// Read the past of these rooms. Each request is answered once, in a [`LinkEvent::Read`]; it needs no link.
     Read(Vec<ReadRequest>),
+    /// Stands for a mistake of ours.
+    #[cfg(test)]
+    Panic,
 }
 
 /// What the link has to tell.
@@ -341,13 +345,20 @@ impl Broker {
     }
 
     /// Starts the broker on the current arbiter. Its events go to `events`; the link's only address is returned.
-    pub fn start(self, events: Recipient<LinkEvent>) -> Recipient<LinkCommand> {
+    pub fn start(self, events: Recipient<LinkEvent>, lifelines: &Lifelines) -> Recipient<LinkCommand> {
         match self.kind {
             Kind::Memory => {
                 let metrics = self.publisher.metrics;
-                memory::MemoryLink::start(self.queue, events, self.retention, self.health, metrics)
+                memory::MemoryLink::start(
+                    self.queue,
+                    events,
+                    self.retention,
+                    self.health,
+                    metrics,
+                    lifelines,
+                )
             }
-            Kind::Redis(broker) => broker.start(self.queue, events),
+            Kind::Redis(broker) => broker.start(self.queue, events, lifelines),
         }
     }
 }

@@ -93,6 +93,7 @@ impl Drop for Place {
 /// Routes of one worker. Runs on the worker's thread, and starts what the worker's sessions need there.
 pub fn configure(app: &mut ServiceConfig, node: Data<Node>) {
     let worker = node.hub.add_worker();
+    let conformance = node.config.conformance;
     app.app_data(node)
         .app_data(Rc::clone(&worker))
         .service(
@@ -114,6 +115,11 @@ pub fn configure(app: &mut ServiceConfig, node: Data<Node>) {
                 )
                 .route(web::route().to(ws::upgrade_required)),
         )
+        .configure(|app| {
+            if conformance {
+                app.route("/echo", web::route().to(ws::echo));
+            }
+        })
         .route("/healthz", web::get().to(ops::healthz))
         .route("/readyz", web::get().to(ops::readyz))
         .route("/metrics", web::get().to(ops::metrics))

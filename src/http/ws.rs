@@ -14,14 +14,24 @@ use actix_web::http::{StatusCode, Version};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use actix_web_actors::ws as handshake;
-use log::debug;
 
 use super::{Node, ops};
+use crate::config::Config;
 use crate::protocol::close::CloseCode;
 use crate::protocol::{Dialect, V1_SUBPROTOCOL, excerpt};
 use crate::rooms::worker::Worker;
-use crate::session::actor::{Limits, Seat, WsSession};
+use crate::session::actor::WsSession;
+use crate::session::seat::{Limits, Seat, Service};
 use crate::session::socket::SocketHandle;
+
+/// The text of a message may be this much longer in JSON, with every byte escaped …
+const ESCAPED_BYTES: u64 = 6;
+
+/// … and the fields around it take at most this.
+const ENVELOPE_BYTES: u64 = 4 * 1024;
+
+/// What a message to `/echo` may count.
+const ECHO_MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
 /// The longest name that `?user=` can give, in bytes.
 const MAX_USER_BYTES: usize = 128;
@@ -46,11 +56,6 @@ impl Refusal {
     }
 
     fn into_response(self) -> HttpResponse {
-        debug!(
-            "handshake refused: status={} problem={:?}",
-            self.status.as_u16(),
-            self.message
-        );
         let mut response = HttpResponse::build(self.status);
         match self.status {
             StatusCode::UPGRADE_REQUIRED => {
@@ -91,13 +96,31 @@ pub(super) async fn upgrade_required() -> HttpResponse {
 
 /// Opens a session.
 pub(super) async fn upgrade(request: HttpRequest, body: Payload, node: Data<Node>) -> HttpResponse {
-    match open(&request, body, &node) {
-        Ok(response) => response,
-        Err(refusal) => refusal.into_response(),
-    }
+    open_or_refuse(&request, body, &node, Service::Rooms)
 }
 
-fn open(request: &HttpRequest, body: Payload, node: &Data<Node>) -> Result<HttpResponse, Refusal> {
+/// Opens a session that sends everything back.
+pub(super) async fn echo(request: HttpRequest, body: Payload, node: Data<Node>) -> HttpResponse {
+    open_or_refuse(&request, body, &node, Service::Echo)
+}
+
+fn open_or_refuse(request: &HttpRequest, body: Payload, node: &Data<Node>, service: Service) -> HttpResponse {
+    let worker = request
+        .app_data::<Rc<Worker>>()
+        .expect("configured with the routes");
+    open(request, body, node, worker, service).unwrap_or_else(|refusal| {
+        worker.refused(request.peer_addr(), refusal.status.as_u16(), &refusal.message);
+        refusal.into_response()
+    })
+}
+
+fn open(
+    request: &HttpRequest,
+    body: Payload,
+    node: &Data<Node>,
+    worker: &Rc<Worker>,
+    service: Service,
+) -> Result<HttpResponse, Refusal> {
     if node.is_draining() {
         return Err(Refusal::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -106,7 +129,10 @@ fn open(request: &HttpRequest, body: Payload, node: &Data<Node>) -> Result<HttpR
     }
     check_origin(request, node.config.allowed_origins.as_deref())?;
     check_handshake(request.head())?;
-    let dialect = dialect(request.headers())?;
+    let dialect = match service {
+        Service::Rooms => dialect(request.headers())?,
+        Service::Echo => Dialect::Plain,
+    };
     if node.config.token_keys.is_some() {
         return Err(Refusal::new(
             StatusCode::UNAUTHORIZED,
@@ -116,38 +142,45 @@ fn open(request: &HttpRequest, body: Payload, node: &Data<Node>) -> Result<HttpR
     let user = user(request.query_string())?;
     let place = node.capacity.take();
     let turned_away = (!place.fits).then_some(CloseCode::Full);
-    let worker = request
-        .app_data::<Rc<Worker>>()
-        .expect("configured with the routes")
-        .clone();
     let seat = Seat {
         hub: node.hub.clone(),
-        worker,
+        worker: worker.clone(),
         metrics: node.metrics.clone(),
         node: node.name.clone(),
         dialect,
         user,
         socket: request.conn_data::<SocketHandle>().copied(),
-        limits: Limits {
-            max_message: node.config.max_message,
-            max_backlog: node.config.max_backlog,
-            rate: node.config.rate,
-            heartbeat: node.config.heartbeat,
-        },
+        service,
+        peer: request.peer_addr(),
+        limits: limits(&node.config, service),
         turned_away,
         place: Box::new(place),
     };
-    let mut response = handshake::handshake_with_protocols(request, &[V1_SUBPROTOCOL])
-        .map_err(|error| Refusal::bad_request(error.to_string()))?;
+    let mut response =
+        handshake::handshake(request).map_err(|error| Refusal::bad_request(error.to_string()))?;
     if dialect == Dialect::V1 {
-        // The crate looks at the first of several header lines only.
+        // Chosen here, because the crate looks at the first of several header lines only.
         response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, V1_SUBPROTOCOL));
     }
-    debug!(
-        "session opened: peer={:?} dialect={dialect:?}",
-        request.peer_addr()
-    );
     Ok(response.streaming(WsSession::start(seat, body)))
+}
+
+fn limits(config: &Config, service: Service) -> Limits {
+    let (max_frame, max_backlog) = match service {
+        Service::Rooms => (
+            config.max_message as u64 * ESCAPED_BYTES + ENVELOPE_BYTES,
+            config.max_backlog,
+        ),
+        // One message on its way out must not make the peer look slow.
+        Service::Echo => (ECHO_MAX_MESSAGE as u64, config.max_backlog + 2 * ECHO_MAX_MESSAGE),
+    };
+    Limits {
+        max_frame,
+        max_message: config.max_message,
+        max_backlog,
+        rate: config.rate,
+        heartbeat: config.heartbeat,
+    }
 }
 
 fn check_origin(request: &HttpRequest, allowed: Option<&[String]>) -> Result<(), Refusal> {

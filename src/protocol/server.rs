@@ -93,6 +93,11 @@ pub enum ServerFrame<'a> {
         #[serde(flatten)]
         position: Option<&'a Position>,
     },
+    /// The node stops: the client should connect elsewhere now.
+    Bye {
+        /// The session is served until it is closed with 1012, after so many milliseconds.
+        closes_in_ms: u64,
+    },
     /// Something could not be done.
     Error {
         /// Repeats the command's.

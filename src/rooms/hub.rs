@@ -3,16 +3,17 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::{Actor, Addr, Arbiter, ArbiterHandle};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::registry::{AddWorker, Announce, RegistryLimits, RoomRegistry};
+use super::registry::{AddWorker, Announce, RegistryLimits, Retire, RoomRegistry};
 use super::worker::Worker;
 use super::{Notice, WorkerId};
 use crate::broker::{Broker, Publisher};
 use crate::config::Config;
+use crate::lifeline::Lifelines;
 use crate::metrics::Metrics;
 
 /// The node's singletons.
@@ -25,6 +26,7 @@ pub struct Hub {
     next_worker: Arc<AtomicU16>,
     metrics: Arc<Metrics>,
     heartbeat: Duration,
+    lifelines: Lifelines,
     _thread: Arc<HubThread>,
 }
 
@@ -37,14 +39,10 @@ impl Drop for HubThread {
     }
 }
 
-/// Resolves when the registry is no more: the node cannot go on without it.
-pub type RegistryEnd = oneshot::Receiver<()>;
-
 impl Hub {
     /// Starts the registry, and with it the broker, on an arbiter of their own.
     #[must_use]
-    pub fn start(broker: Broker, config: &Config, metrics: &Arc<Metrics>) -> (Self, RegistryEnd) {
-        let (alive, end) = oneshot::channel();
+    pub fn start(broker: Broker, config: &Config, metrics: &Arc<Metrics>, lifelines: Lifelines) -> Self {
         let publisher = broker.publisher();
         let limits = RegistryLimits {
             max_rooms: config.max_rooms,
@@ -53,19 +51,21 @@ impl Hub {
         };
         let registry_metrics = metrics.clone();
         let arbiter = Arbiter::new();
+        let registry_lifelines = lifelines.clone();
         let registry = RoomRegistry::start_in_arbiter(&arbiter.handle(), move |_| {
-            let start_link = Box::new(move |events| broker.start(events));
-            RoomRegistry::new(start_link, limits, registry_metrics, alive)
+            let lifeline = registry_lifelines.hold("the room registry");
+            let start_link = Box::new(move |events| broker.start(events, &registry_lifelines));
+            RoomRegistry::new(start_link, limits, registry_metrics, lifeline)
         });
-        let hub = Self {
+        Self {
             registry,
             publisher,
             next_worker: Arc::new(AtomicU16::new(0)),
             metrics: metrics.clone(),
             heartbeat: config.heartbeat,
+            lifelines,
             _thread: Arc::new(HubThread(arbiter.handle())),
-        };
-        (hub, end)
+        }
     }
 
     /// Starts what a worker needs, on the current thread.
@@ -75,7 +75,16 @@ impl Hub {
         let queue = mpsc::unbounded_channel();
         self.registry.do_send(AddWorker(id, queue.0.clone()));
         let registry = self.registry.clone().recipient();
-        Worker::start(id, queue, registry, self.metrics.clone(), self.heartbeat)
+        let metrics = self.metrics.clone();
+        Worker::start(id, queue, registry, metrics, self.heartbeat, &self.lifelines)
+    }
+
+    /// Closes all sessions, one after another over this time.
+    pub fn retire(&self, over: Duration) {
+        self.registry.do_send(Retire {
+            began: Instant::now(),
+            over,
+        });
     }
 
     /// Tells every session of the node.

@@ -10,11 +10,13 @@
 //!   order: no message of a room can overtake its `Joined`, and none can follow its `Left`.
 //! - A message reaches the mailboxes of a worker's sessions from that worker's own thread: one thread hop per
 //!   message and worker, none per member.
+//! - `retirement` spreads the closing of all sessions over the time that a node has to stop.
 //! - [`vitals`] is what is known of a session from outside: what waits for it, and whether it is alive.
 
 pub mod hub;
 pub mod ledger;
 pub mod registry;
+mod retirement;
 pub mod table;
 pub mod timeline;
 pub mod vitals;
@@ -22,6 +24,7 @@ pub mod worker;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use actix::Message as ActixMessage;
 use bytestring::ByteString;
@@ -181,8 +184,15 @@ pub enum Notice {
     Room(Arc<[RoomEvent]>),
     /// Ask the peer whether it is there.
     Ping,
+    /// The node stops, and closes this session after so long.
+    Bye(Duration),
+    /// The node stops: end the session when its commands are answered.
+    Retire,
     /// End the session.
     Close(CloseCode),
+    /// Stands for a mistake of ours.
+    #[cfg(test)]
+    Panic,
 }
 
 impl Notice {

@@ -7,7 +7,7 @@
 //! - What a timeline wants to read is sent once the mailbox is drained, for all rooms together: after a link loss that
 //!   is one round trip for many rooms.
 //! - It runs on a thread of its own, with the link: a long backlog delays no session's I/O.
-//! - It dies with its link, and its death is seen by whoever holds the other end of `alive`.
+//! - The node ends with it.
 //!
 //! `past` is what it does with the rooms' timelines.
 
@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::{Actor, AsyncContext, Context, Handler, Message, Recipient};
 use log::warn;
-use tokio::sync::oneshot;
 
 use self::past::{Pacing, RENEWAL_INTERVAL};
 use super::ledger::Ledger;
+use super::retirement::Retirement;
 use super::table::{JoinOutcome, LeaveOutcome, RoomTable, Waiter};
 use super::timeline::{Admission, Timeline, Wish};
 use super::worker::{Dispatch, DispatchSender, Pace};
@@ -32,6 +32,7 @@ use super::{
 use crate::broker::history::{Arrival, ReadRequest};
 use crate::broker::{LinkCommand, LinkEvent, Transit};
 use crate::config::Retention;
+use crate::lifeline::Lifeline;
 use crate::metrics::Metrics;
 use crate::protocol::{Dialect, RoomName};
 use crate::throttle::Throttle;
@@ -81,7 +82,7 @@ pub struct RoomRegistry {
     flush_requested: bool,
     refusal_log: Throttle,
     metrics: Arc<Metrics>,
-    _alive: oneshot::Sender<()>,
+    _lifeline: Lifeline,
 }
 
 /// What the registry allows, and how it serves.
@@ -122,6 +123,14 @@ pub(super) struct AddWorker(pub(super) WorkerId, pub(super) DispatchSender);
 #[rtype(result = "()")]
 pub struct Announce(pub Notice);
 
+/// Close all sessions, one after another.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Retire {
+    pub(super) began: Instant,
+    pub(super) over: Duration,
+}
+
 /// Send the link what the ledger wants of it.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -132,7 +141,7 @@ impl RoomRegistry {
         start_link: StartLink,
         limits: RegistryLimits,
         metrics: Arc<Metrics>,
-        alive: oneshot::Sender<()>,
+        lifeline: Lifeline,
     ) -> Self {
         Self {
             table: RoomTable::new(limits.max_rooms),
@@ -154,9 +163,9 @@ impl RoomRegistry {
             next_renewal: Instant::now() + RENEWAL_INTERVAL,
             renewals: Vec::new(),
             flush_requested: false,
-            refusal_log: Throttle::per_second(),
+            refusal_log: Throttle::per_second(1),
             metrics,
-            _alive: alive,
+            _lifeline: lifeline,
         }
     }
 
@@ -308,11 +317,6 @@ impl RoomRegistry {
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
-        let link_lives = self.link.as_ref().is_some_and(Recipient::connected);
-        assert!(
-            link_lives,
-            "the broker's link has died; no room can be served any more"
-        );
         let now = Instant::now();
         while self
             .deadlines
@@ -362,6 +366,17 @@ impl Handler<Announce> for RoomRegistry {
     fn handle(&mut self, Announce(notice): Announce, _: &mut Self::Context) {
         for worker in self.workers.values() {
             let _ = worker.send(Dispatch::All(notice.clone()));
+        }
+    }
+}
+
+impl Handler<Retire> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, Retire { began, over }: Retire, _: &mut Self::Context) {
+        let workers = self.workers.len();
+        for (index, worker) in self.workers.values().enumerate() {
+            let _ = worker.send(Dispatch::Retire(Retirement::new(began, over, index, workers)));
         }
     }
 }
@@ -535,6 +550,27 @@ impl Handler<Flush> for RoomRegistry {
                 generation,
                 rooms: commands.unsubscribe,
             });
+        }
+    }
+}
+
+/// Stands for a mistake of ours.
+#[cfg(test)]
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) enum Panic {
+    Here,
+    InTheLink,
+}
+
+#[cfg(test)]
+impl Handler<Panic> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, panic: Panic, _: &mut Self::Context) {
+        match panic {
+            Panic::Here => panic!("on purpose"),
+            Panic::InTheLink => self.link.as_ref().expect("started").do_send(LinkCommand::Panic),
         }
     }
 }

@@ -41,6 +41,18 @@ pub struct Vitals {
     pinged: Cell<Option<Instant>>,
     closing: Cell<Option<Instant>>,
     evicted: Cell<bool>,
+    ending: Cell<Option<Ending>>,
+}
+
+/// How a session ended, where more is known than that its connection is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The server closed it.
+    Server(CloseCode),
+    /// Its peer closed it, with this code if it gave one.
+    Peer(Option<u16>),
+    /// Its peer did not read, and the server reset the connection.
+    Cut,
 }
 
 /// What a worker has to do for a session.
@@ -72,6 +84,7 @@ impl Vitals {
             pinged: Cell::new(None),
             closing: Cell::new(None),
             evicted: Cell::new(false),
+            ending: Cell::new(None),
         }
     }
 
@@ -121,6 +134,19 @@ impl Vitals {
         if self.closing.get().is_none() {
             self.closing.set(Some(now));
         }
+    }
+
+    /// How the session ends. What comes first counts.
+    pub fn end(&self, ending: Ending) {
+        if self.ending.get().is_none() {
+            self.ending.set(Some(ending));
+        }
+    }
+
+    /// How the session has ended; `None` if its connection was lost.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending.get()
     }
 
     /// Whether the session is about to end.

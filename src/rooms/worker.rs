@@ -6,8 +6,12 @@
 //!   more: a burst cannot make a healthy reader look slow.
 //! - Who does not keep up is told to close, leaves its rooms at once, and is cut off if even that does not help
 //!   ([`vitals`](super::vitals)).
+//! - It tells the log when sessions begin and how they end, as far as outsiders let it.
+
+mod session_log;
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,12 +20,15 @@ use actix::Recipient;
 use log::debug;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
-use super::vitals::{Verdict, Vitals};
+use self::session_log::SessionLog;
+use super::retirement::Retirement;
+use super::vitals::{Ending, Verdict, Vitals};
 use super::{Disconnect, Notice, RoomEvent, SessionId, WorkerId};
 use crate::broker::Transit;
-use crate::metrics::{Eviction, Metrics};
+use crate::lifeline::Lifelines;
+use crate::metrics::{ClosedBy, Eviction, Metrics};
 use crate::protocol::Dialect;
 use crate::protocol::close::CloseCode;
 
@@ -55,6 +62,8 @@ pub enum Dispatch {
     },
     /// For every session.
     All(Notice),
+    /// The node stops.
+    Retire(Retirement),
 }
 
 /// Tells, when the last clone is dropped, that more may follow.
@@ -89,6 +98,10 @@ pub struct Attached {
     pub mailbox: Recipient<Notice>,
     /// How it is spoken to.
     pub dialect: Dialect,
+    /// The other end of its connection.
+    pub peer: Option<SocketAddr>,
+    /// When it began.
+    pub since: Instant,
     /// Its state.
     pub vitals: Rc<Vitals>,
     /// Ends its socket.
@@ -103,6 +116,11 @@ pub struct Worker {
     queue: DispatchSender,
     registry: Recipient<Disconnect>,
     metrics: Arc<Metrics>,
+    /// Once the node stops.
+    retirement: Cell<Option<Retirement>>,
+    /// What all backlogs summed up to when they were last looked at.
+    backlog_bytes: Cell<i64>,
+    log: SessionLog,
 }
 
 impl Worker {
@@ -113,6 +131,7 @@ impl Worker {
         registry: Recipient<Disconnect>,
         metrics: Arc<Metrics>,
         heartbeat: Duration,
+        lifelines: &Lifelines,
     ) -> Rc<Self> {
         let worker = Rc::new(Self {
             id,
@@ -121,9 +140,14 @@ impl Worker {
             queue,
             registry,
             metrics,
+            retirement: Cell::new(None),
+            backlog_bytes: Cell::new(0),
+            log: SessionLog::new(),
         });
-        actix::spawn(worker.clone().dispatch_all(dispatches));
-        actix::spawn(worker.clone().watch(heartbeat));
+        let dispatching = worker.clone().dispatch_all(dispatches);
+        actix::spawn(lifelines.hold("a worker's queue").over(dispatching));
+        let watching = worker.clone().watch(heartbeat);
+        actix::spawn(lifelines.hold("a worker's watch").over(watching));
         worker
     }
 
@@ -142,17 +166,73 @@ impl Worker {
     }
 
     /// From now on the session is sent what is meant for it.
-    pub fn attach(&self, id: SessionId, session: Attached) {
+    pub fn attach(self: &Rc<Self>, id: SessionId, session: Attached) {
+        self.log.opened(id, &session);
+        if let Some(retirement) = self.retirement.get() {
+            let closes_after = retirement.late(session.since, fastrand::f64());
+            self.say_bye(id, &session, retirement.at(closes_after));
+            self.retire_in_turn(vec![(id, retirement.at(closes_after))]);
+        }
         self.sessions.borrow_mut().insert(id, session);
         self.metrics.sessions.inc();
+        self.metrics.sessions_opened.inc();
     }
 
     /// The session is gone. Its socket may close after this, and must not be cut any more.
     pub fn detach(&self, id: SessionId) {
-        if self.sessions.borrow_mut().remove(&id).is_some() {
+        if let Some(session) = self.sessions.borrow_mut().remove(&id) {
             self.metrics.sessions.dec();
+            self.closed(id, &session);
         }
         self.registry.do_send(Disconnect { session: id });
+    }
+
+    fn closed(&self, id: SessionId, session: &Attached) {
+        let (by, code) = match session.vitals.ending() {
+            Some(Ending::Server(code)) => (ClosedBy::Server, Some(code.code())),
+            Some(Ending::Peer(code)) => (ClosedBy::Peer, code),
+            Some(Ending::Cut) => (ClosedBy::Cut, None),
+            None => (ClosedBy::Loss, None),
+        };
+        self.metrics.closed(by, code);
+        self.log.closed(id, session, by, code);
+    }
+
+    /// A handshake was refused.
+    pub fn refused(&self, peer: Option<SocketAddr>, status: u16, problem: &str) {
+        self.log.refused(peer, status, problem);
+    }
+
+    /// Tells every session when it will be closed, and closes them in turn.
+    fn retire(self: &Rc<Self>, retirement: Retirement) {
+        self.retirement.set(Some(retirement));
+        let sessions = self.sessions.borrow();
+        let count = sessions.len();
+        let turn = |(index, (id, session)): (usize, (&SessionId, &Attached))| {
+            let closes_at = retirement.at(retirement.closes_after(index, count));
+            self.say_bye(*id, session, closes_at);
+            (*id, closes_at)
+        };
+        let turns = sessions.iter().enumerate().map(turn).collect();
+        self.retire_in_turn(turns);
+    }
+
+    fn say_bye(&self, id: SessionId, session: &Attached, closes_at: Instant) {
+        let closes_in = closes_at.saturating_duration_since(Instant::now());
+        self.post(id, session, Notice::Bye(closes_in), 0);
+    }
+
+    /// Ends these sessions when their time comes; the times ascend.
+    fn retire_in_turn(self: &Rc<Self>, turns: Vec<(SessionId, Instant)>) {
+        let worker = self.clone();
+        actix::spawn(async move {
+            for (id, at) in turns {
+                sleep_until(at.into()).await;
+                if let Some(session) = worker.sessions.borrow().get(&id) {
+                    worker.post(id, session, Notice::Retire, 0);
+                }
+            }
+        });
     }
 
     async fn dispatch_all(self: Rc<Self>, queue: mpsc::UnboundedReceiver<Dispatch>) {
@@ -177,6 +257,10 @@ impl Worker {
                         self.post(*id, session, notice.clone(), 0);
                     }
                     turn.deliveries += sessions.len();
+                }
+                Dispatch::Retire(retirement) => {
+                    self.retire(retirement);
+                    turn.deliveries += self.sessions.borrow().len();
                 }
                 Dispatch::Room {
                     members,
@@ -271,7 +355,9 @@ impl Worker {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let now = ticks.tick().await.into_std();
+            let mut backlog = 0;
             for (id, session) in self.sessions.borrow().iter() {
+                backlog += session.vitals.backlog();
                 match session.vitals.check(now) {
                     Verdict::Well => {}
                     Verdict::Ping => self.post(*id, session, Notice::Ping, 0),
@@ -284,10 +370,14 @@ impl Worker {
                     Verdict::Cut => {
                         debug!("session stuck: session={id} backlog={}", session.vitals.backlog());
                         self.metrics.evicted(Eviction::Stuck);
+                        session.vitals.end(Ending::Cut);
                         (session.cut)();
                     }
                 }
             }
+            let backlog = i64::try_from(backlog).unwrap_or(i64::MAX);
+            let before = self.backlog_bytes.replace(backlog);
+            self.metrics.session_backlog_bytes.inc_by(backlog - before);
         }
     }
 }
@@ -390,148 +480,4 @@ impl Cost {
 }
 
 #[cfg(test)]
-mod tests {
-    use actix::prelude::{Actor, Context, Handler};
-    use tokio::time::timeout;
-
-    use super::*;
-    use crate::broker::RoomMessage;
-    use crate::protocol::{Content, RoomName};
-
-    const BACKLOG: usize = 4_096;
-
-    /// Takes notices or disconnects and writes them down.
-    struct Log<M>(mpsc::UnboundedSender<M>);
-
-    impl<M: Unpin + 'static> Actor for Log<M> {
-        type Context = Context<Self>;
-    }
-
-    impl Handler<Notice> for Log<Notice> {
-        type Result = ();
-
-        fn handle(&mut self, notice: Notice, _: &mut Self::Context) {
-            self.0.send(notice).expect("the test listens");
-        }
-    }
-
-    impl Handler<Disconnect> for Log<Disconnect> {
-        type Result = ();
-
-        fn handle(&mut self, disconnect: Disconnect, _: &mut Self::Context) {
-            self.0.send(disconnect).expect("the test listens");
-        }
-    }
-
-    /// A worker without HTTP, and what it tells the registry.
-    fn worker() -> (Rc<Worker>, mpsc::UnboundedReceiver<Disconnect>) {
-        let (log, disconnects) = mpsc::unbounded_channel();
-        let registry = Log(log).start().recipient();
-        let queue = mpsc::unbounded_channel();
-        let heartbeat = Duration::from_secs(25);
-        (
-            Worker::start(WorkerId(0), queue, registry, Arc::default(), heartbeat),
-            disconnects,
-        )
-    }
-
-    /// A session that does nothing but write down what it is told; its vitals never move.
-    fn attach(worker: &Worker) -> (SessionId, mpsc::UnboundedReceiver<Notice>) {
-        let (log, notices) = mpsc::unbounded_channel();
-        let id = worker.allot();
-        let vitals = Rc::new(Vitals::new(BACKLOG, Duration::from_secs(25), Instant::now()));
-        let mailbox = Log(log).start().recipient();
-        worker.attach(
-            id,
-            Attached {
-                mailbox,
-                dialect: Dialect::Plain,
-                vitals,
-                cut: Box::new(|| {}),
-            },
-        );
-        (id, notices)
-    }
-
-    fn dispatch(members: &Arc<Vec<SessionId>>, text: String) -> Dispatch {
-        let message = RoomMessage {
-            room: RoomName::new("r").expect("a valid name"),
-            content: Content::text(text),
-            sender: None,
-            session: None,
-            time: None,
-        };
-        Dispatch::Room {
-            members: members.clone(),
-            events: [RoomEvent::message(message, None)].into(),
-            transit: None,
-            pace: None,
-        }
-    }
-
-    async fn next<T>(queue: &mut mpsc::UnboundedReceiver<T>) -> T {
-        let item = timeout(Duration::from_secs(5), queue.recv())
-            .await
-            .expect("something in time");
-        item.expect("the other side lives")
-    }
-
-    #[actix::test]
-    async fn every_member_of_a_large_room_is_told_in_order() {
-        let (worker, _disconnects) = worker();
-        let (ids, mut logs): (Vec<_>, Vec<_>) = (0..CHUNK_MEMBERS * 2 + 1).map(|_| attach(&worker)).unzip();
-        let members = Arc::new(ids);
-        for text in ["a", "b", "c"] {
-            worker
-                .queue()
-                .send(dispatch(&members, text.to_owned()))
-                .expect("the worker lives");
-        }
-        for log in &mut logs {
-            for text in ["a", "b", "c"] {
-                let Notice::Room(events) = next(log).await else {
-                    panic!("a message was sent")
-                };
-                assert_eq!(events[0].frame(Dialect::Plain).expect("a text"), text);
-            }
-        }
-    }
-
-    #[actix::test]
-    async fn who_does_not_keep_up_is_closed_once_and_leaves_its_rooms() {
-        let (worker, mut disconnects) = worker();
-        let (id, mut notices) = attach(&worker);
-        let members = Arc::new(vec![id]);
-        for _ in 0..5 {
-            worker
-                .queue()
-                .send(dispatch(&members, "x".repeat(BACKLOG / 3)))
-                .expect("the worker lives");
-        }
-        assert!(matches!(next(&mut notices).await, Notice::Room(_)));
-        assert!(matches!(next(&mut notices).await, Notice::Room(_)));
-        assert!(matches!(
-            next(&mut notices).await,
-            Notice::Close(CloseCode::TooSlow)
-        ));
-        assert_eq!(next(&mut disconnects).await.session, id);
-        tokio::task::yield_now().await;
-        assert!(notices.try_recv().is_err(), "nothing follows the close");
-    }
-
-    #[actix::test]
-    async fn what_comes_late_for_a_session_that_is_gone_hits_nobody() {
-        let (worker, mut disconnects) = worker();
-        let (gone, mut gone_notices) = attach(&worker);
-        worker.detach(gone);
-        assert_eq!(next(&mut disconnects).await.session, gone);
-        let (stays, mut notices) = attach(&worker);
-        let members = Arc::new(vec![gone, stays]);
-        worker
-            .queue()
-            .send(dispatch(&members, "hi".to_owned()))
-            .expect("the worker lives");
-        assert!(matches!(next(&mut notices).await, Notice::Room(_)));
-        assert!(gone_notices.try_recv().is_err());
-    }
-}
+mod tests;

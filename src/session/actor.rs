@@ -5,6 +5,7 @@
 //!   registry's order.
 //! - Every error of the codec ends the session: bytes that the codec refuses are never consumed, so going on would
 //!   spin for ever.
+//! - When its node stops it takes no more commands, and ends when those that it has taken are answered.
 //! - Whatever ends it, its worker and the registry hear of it when its stream is dropped.
 
 use std::rc::Rc;
@@ -18,7 +19,7 @@ use actix_web_actors::ws::{self, CloseReason, WebsocketContext};
 use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::Stream;
-use log::debug;
+use log::error;
 
 use super::inbound::{Inbound, Intake, Joiner};
 use super::lanes::{Lanes, Step, Work};
@@ -26,18 +27,17 @@ use super::outbound::{Attachment, Outbound};
 use super::rate::RateLimit;
 use super::replay::{Next, Replays};
 use super::reply::{Refusal, Reply};
-use super::socket::SocketHandle;
+use super::seat::{Seat, Service};
 use crate::broker::{Answer, RoomMessage};
-use crate::metrics::{Eviction, Metrics};
+use crate::metrics::Eviction;
 use crate::protocol::client::{ClientFrame, Command, RequestId};
 use crate::protocol::close::CloseCode;
 use crate::protocol::error::ErrorCode;
 use crate::protocol::server::ServerFrame;
 use crate::protocol::{Content, Dialect, IdempotenceKey, RoomName};
-use crate::rooms::hub::Hub;
 use crate::rooms::timeline::{Admission, Part};
-use crate::rooms::vitals::Vitals;
-use crate::rooms::worker::{Attached, Dispatch, Worker};
+use crate::rooms::vitals::{Ending, Vitals};
+use crate::rooms::worker::{Attached, Dispatch};
 use crate::rooms::{Abort, Join, Leave, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket};
 
 /// How long a SUBSCRIBE may keep a publish behind it waiting while the broker is known to be away, …
@@ -46,48 +46,8 @@ const HURRY: Duration = Duration::from_millis(750);
 /// … and while it is there.
 const HURRY_WITH_LINK: Duration = Duration::from_millis(1_500);
 
-/// The text of a message may be this much longer in JSON, with every byte escaped …
-const ESCAPED_BYTES: u64 = 6;
-
-/// … and the fields around it take at most this.
-const ENVELOPE_BYTES: u64 = 4 * 1024;
-
-/// What a session needs to know of its node, its worker and its peer.
-pub struct Seat {
-    /// The node's singletons.
-    pub hub: Hub,
-    /// The worker that runs the session.
-    pub worker: Rc<Worker>,
-    /// The process's numbers.
-    pub metrics: Arc<Metrics>,
-    /// The node's name on the wire.
-    pub node: Arc<str>,
-    /// How the peer is spoken to.
-    pub dialect: Dialect,
-    /// The peer's name, unverified.
-    pub user: Option<Box<str>>,
-    /// The connection's socket, where the server has noted it.
-    pub socket: Option<SocketHandle>,
-    /// Limits.
-    pub limits: Limits,
-    /// Close at once with this code instead of serving.
-    pub turned_away: Option<CloseCode>,
-    /// Held as long as the session lives.
-    pub place: Box<dyn std::any::Any>,
-}
-
-/// What a session may do.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Bytes of text in a message.
-    pub max_message: usize,
-    /// Bytes that may wait for the peer.
-    pub max_backlog: usize,
-    /// Commands per second.
-    pub rate: Option<u32>,
-    /// Silence after which the peer is asked whether it is there.
-    pub heartbeat: Duration,
-}
+/// How long a session that its node wants to close waits for the answers to its commands.
+const RETIRE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// One WebSocket.
 pub struct WsSession {
@@ -101,6 +61,8 @@ pub struct WsSession {
     lanes: Lanes,
     replays: Replays,
     rate: Option<RateLimit>,
+    /// The node stops, and nothing more is taken.
+    retiring: bool,
     /// The close frame is written, or the connection is gone.
     ended: bool,
 }
@@ -117,9 +79,10 @@ impl WsSession {
         let now = Instant::now();
         let id = seat.worker.allot();
         let limits = &seat.limits;
-        let max_frame = limits.max_message as u64 * ESCAPED_BYTES + ENVELOPE_BYTES;
+        let max_frame = limits.max_frame;
         let vitals = Rc::new(Vitals::new(limits.max_backlog, limits.heartbeat, now));
-        let intake = Rc::new(Intake::default());
+        let metrics = seat.metrics.clone();
+        let intake = Rc::new(Intake::new(metrics.commands_under_way_bytes.clone()));
         let worker = seat.worker.clone();
         let session = Self {
             id,
@@ -130,15 +93,22 @@ impl WsSession {
             joiner: Joiner::default(),
             lanes: Lanes::default(),
             replays: Replays::default(),
+            retiring: false,
             ended: false,
             seat,
         };
         let codec = Codec::new().max_size(usize::try_from(max_frame).unwrap_or(usize::MAX));
         let inbound = Inbound::new(body, max_frame, intake);
         let attachment = Attachment::new(move || worker.detach(id));
+        let panics = metrics.session_panics.clone();
+        let on_panic = move || {
+            panics.inc();
+            error!("session panicked, and is closed with 1011: session={id}");
+        };
         Outbound::new(
             WebsocketContext::with_codec(session, inbound, codec),
             vitals,
+            Box::new(on_panic),
             attachment,
         )
     }
@@ -150,7 +120,11 @@ impl WsSession {
     }
 
     /// The last frame, and then nothing more.
-    fn close(&mut self, reason: Option<CloseReason>, ctx: &mut Ctx) {
+    fn close(&mut self, reason: Option<CloseReason>, ending: Ending, ctx: &mut Ctx) {
+        if self.ended {
+            return;
+        }
+        self.vitals.end(ending);
         ctx.close(reason);
         self.end(ctx);
     }
@@ -162,16 +136,11 @@ impl WsSession {
     }
 
     fn close_with(&mut self, code: CloseCode, ctx: &mut Ctx) {
-        debug!(
-            "session closed by the server: session={} code={}",
-            self.id,
-            code.code()
-        );
         let reason = CloseReason {
             code: code.code().into(),
             description: Some(code.reason().to_owned()),
         };
-        self.close(Some(reason), ctx);
+        self.close(Some(reason), Ending::Server(code), ctx);
     }
 
     fn fail(&self, id: Option<&RequestId>, refusal: &Refusal, ctx: &mut Ctx) {
@@ -195,10 +164,14 @@ impl WsSession {
         );
     }
 
-    fn received_text(&mut self, text: &str, ctx: &mut Ctx) {
+    fn received_text(&mut self, text: ByteString, ctx: &mut Ctx) {
         self.seat.metrics.frames_received.inc();
+        if self.seat.service == Service::Echo {
+            self.send(text, ctx);
+            return;
+        }
         let allowed = self.rate.as_mut().is_none_or(|rate| rate.take(Instant::now()));
-        let decoded = ClientFrame::decode(text, self.seat.dialect, self.seat.limits.max_message);
+        let decoded = ClientFrame::decode(&text, self.seat.dialect, self.seat.limits.max_message);
         let (id, room, work) = match decoded {
             Ok(ClientFrame { id, command }) => match command {
                 Command::Subscribe { room, replay } => (id, Some(room), Some(Work::Join(replay))),
@@ -298,6 +271,19 @@ impl WsSession {
                 }
             }
         }
+        if self.retiring && self.lanes.is_empty() {
+            self.close_with(CloseCode::Restarting, ctx);
+        }
+    }
+
+    /// Ends the session in an orderly way: what it has asked for is answered first.
+    fn retire(&mut self, ctx: &mut Ctx) {
+        self.retiring = true;
+        self.intake.shut();
+        self.carry_out(Vec::new(), ctx);
+        ctx.run_later(RETIRE_PATIENCE, |actor, ctx| {
+            actor.close_with(CloseCode::Restarting, ctx);
+        });
     }
 
     fn publish(
@@ -423,8 +409,8 @@ impl WsSession {
 
     fn received(&mut self, message: ws::Message, ctx: &mut Ctx) {
         match message {
-            ws::Message::Text(text) => self.received_text(&text, ctx),
-            ws::Message::Binary(_) => self.received_binary(ctx),
+            ws::Message::Text(text) => self.received_text(text, ctx),
+            ws::Message::Binary(bytes) => self.received_binary(bytes, ctx),
             ws::Message::Continuation(item) => self.received_fragment(item, ctx),
             ws::Message::Ping(payload) => {
                 if !self.ended {
@@ -432,16 +418,14 @@ impl WsSession {
                 }
             }
             ws::Message::Close(reason) => {
-                debug!(
-                    "session closed by its peer: session={} reason={reason:?}",
-                    self.id
-                );
+                let code = reason.as_ref().map(|reason| reason.code.into());
                 // The peer's code is returned, its words are not (RFC 6455 section 5.5.1).
                 self.close(
                     reason.map(|reason| CloseReason {
                         code: reason.code,
                         description: None,
                     }),
+                    Ending::Peer(code),
                     ctx,
                 );
             }
@@ -449,7 +433,13 @@ impl WsSession {
         }
     }
 
-    fn received_binary(&mut self, ctx: &mut Ctx) {
+    fn received_binary(&mut self, bytes: Bytes, ctx: &mut Ctx) {
+        if self.seat.service == Service::Echo {
+            if !self.ended {
+                ctx.binary(bytes);
+            }
+            return;
+        }
         let message = "commands are JSON in text frames; a binary frame was received".to_owned();
         self.fail(
             None,
@@ -468,10 +458,17 @@ impl WsSession {
             Item::FirstBinary(_) => self.joiner.begin_binary(),
             Item::Continue(bytes) => self.joiner.add(&bytes),
             Item::Last(bytes) => match self.joiner.end(&bytes).map(ByteString::try_from) {
-                Some(Ok(text)) => self.received_text(&text, ctx),
+                Some(Ok(text)) => self.received_text(text, ctx),
                 Some(Err(_)) => self.violated(CloseCode::InvalidText, ctx),
-                None => self.received_binary(ctx),
+                None => self.received_binary(Bytes::new(), ctx),
             },
+        }
+    }
+
+    fn say_bye(&self, closes_in: Duration, ctx: &mut Ctx) {
+        if self.seat.dialect == Dialect::V1 {
+            let closes_in_ms = u64::try_from(closes_in.as_millis()).unwrap_or(u64::MAX);
+            self.send(ServerFrame::Bye { closes_in_ms }.encode(), ctx);
         }
     }
 
@@ -496,6 +493,8 @@ impl Actor for WsSession {
             Attached {
                 mailbox: ctx.address().recipient(),
                 dialect: self.seat.dialect,
+                peer: self.seat.peer,
+                since: Instant::now(),
                 vitals: self.vitals.clone(),
                 cut: Box::new(move || {
                     if let Some(socket) = socket {
@@ -565,7 +564,11 @@ impl Handler<Notice> for WsSession {
             Notice::Published(ticket, outcome) => self.answered(ticket, Reply::published(outcome), ctx),
             Notice::Room(_) => {}
             Notice::Ping => ctx.ping(b""),
+            Notice::Bye(closes_in) => self.say_bye(closes_in, ctx),
+            Notice::Retire => self.retire(ctx),
             Notice::Close(code) => self.close_with(code, ctx),
+            #[cfg(test)]
+            Notice::Panic => panic!("on purpose"),
         }
     }
 }

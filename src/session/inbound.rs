@@ -2,7 +2,7 @@
 //!
 //! [`Inbound`] lets one frame through at a time. The session says when it has handled it ([`Intake::handled`]); until
 //! then, and while the session has too much under way ([`Intake::hold`]), the stream is not read, and TCP holds the
-//! peer back. The session itself goes on: its deliveries and timers do not depend on this stream.
+//! peer back. A session that will end takes nothing more ([`Intake::shut`]). The session itself goes on: its deliveries and timers do not depend on this stream.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use actix_web::error::PayloadError;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, ready};
+use prometheus_client::metrics::gauge::Gauge;
 
 use super::framing::{FrameScanner, Scanned};
 use crate::protocol::close::CloseCode;
@@ -20,16 +21,36 @@ use crate::protocol::close::CloseCode;
 const MAX_UNDER_WAY: usize = 1024 * 1024;
 
 /// What a session and the stream in front of it tell each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Intake {
     /// A frame was let through and is not handled yet.
     unhandled: Cell<bool>,
     under_way: Cell<usize>,
     violation: Cell<Option<CloseCode>>,
     waker: RefCell<Option<Waker>>,
+    shut: Cell<bool>,
+    /// What all sessions have under way.
+    total: Gauge,
 }
 
 impl Intake {
+    /// `total` counts what all sessions have under way, in bytes.
+    pub(super) fn new(total: Gauge) -> Self {
+        Self {
+            unhandled: Cell::new(false),
+            under_way: Cell::new(0),
+            violation: Cell::new(None),
+            waker: RefCell::new(None),
+            shut: Cell::new(false),
+            total,
+        }
+    }
+
+    /// Lets no more frames through.
+    pub(super) fn shut(&self) {
+        self.shut.set(true);
+    }
+
     /// The frame that was let through has been handled. The stream is polled again by the actor's own loop.
     pub(super) fn handled(&self) {
         self.unhandled.set(false);
@@ -37,12 +58,17 @@ impl Intake {
 
     /// A command of this many bytes is under way.
     pub(super) fn hold(&self, bytes: usize) {
-        self.under_way.set(self.under_way.get() + bytes);
+        self.set_under_way(self.under_way.get() + bytes);
+    }
+
+    fn set_under_way(&self, bytes: usize) {
+        let before = self.under_way.replace(bytes);
+        self.total.inc_by(gauged(bytes) - gauged(before));
     }
 
     /// It has been answered.
     pub(super) fn release(&self, bytes: usize) {
-        self.under_way.set(self.under_way.get().saturating_sub(bytes));
+        self.set_under_way(self.under_way.get().saturating_sub(bytes));
         if self.under_way.get() < MAX_UNDER_WAY
             && let Some(waker) = self.waker.take()
         {
@@ -62,8 +88,18 @@ impl Intake {
     }
 
     fn is_open(&self) -> bool {
-        !self.unhandled.get() && self.under_way.get() < MAX_UNDER_WAY
+        !self.shut.get() && !self.unhandled.get() && self.under_way.get() < MAX_UNDER_WAY
     }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.set_under_way(0);
+    }
+}
+
+fn gauged(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// The request's body, judged and paced.
@@ -168,7 +204,7 @@ mod tests {
         impl Stream<Item = Result<Bytes, PayloadError>> + Unpin + use<>,
         Rc<Intake>,
     ) {
-        let intake = Rc::new(Intake::default());
+        let intake = Rc::new(Intake::new(Gauge::default()));
         let source = stream::iter([Ok(Bytes::copy_from_slice(input))]);
         (Inbound::new(source, 1_000, intake.clone()), intake)
     }

@@ -129,6 +129,11 @@ impl Lanes {
         (steps, cost)
     }
 
+    /// Whether every command has been answered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
     /// A command that was begun has ended. One that is not under way is passed over.
     pub(super) fn answer(&mut self, ticket: Ticket, reply: Reply) -> Vec<Step> {
         let mut steps = Vec::new();

@@ -1,6 +1,6 @@
 //! One WebSocket: what its peer sends becomes commands, what its rooms tell becomes frames.
 //!
-//! [`actor`] is the session. Around it stand the streams of its connection, `inbound` (framing, sizes, pace) and
+//! [`actor`] is the session, [`seat`] what the handshake gives it. Around it stand the streams of its connection, `inbound` (framing, sizes, pace) and
 //! `outbound` (pieces, progress). `lanes` keeps the order of its commands, `rate` counts them, `replay` holds
 //! back what is live while the past is told, `reply` words the answers, [`socket`] ends what cannot end itself.
 
@@ -12,4 +12,5 @@ mod outbound;
 mod rate;
 mod replay;
 mod reply;
+pub mod seat;
 pub mod socket;

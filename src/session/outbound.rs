@@ -5,32 +5,38 @@
 //! - A large batch is handed over in pieces, so that the connection's buffer stays small and progress is seen.
 //! - The connection asks again after every piece. The session is only polled if something has woken it since: an idle
 //!   poll of an actor costs as much as a delivery.
+//! - A session that panics ends here: its peer is told 1011 and nothing else, and the panic goes no further.
 //! - It lives exactly as long as the session. When it is dropped the session is detached, and only then can the
 //!   socket close: nothing else may end that socket afterwards.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
 
-use crate::rooms::vitals::Vitals;
+use crate::protocol::close::CloseCode;
+use crate::rooms::vitals::{Ending, Vitals};
 
 /// Bytes that the connection is handed at once. It keeps a buffer of this size after a burst.
 const PIECE: usize = 16 * 1024;
 
 /// A session's output in pieces.
 pub(super) struct Outbound<S> {
-    source: Pin<Box<S>>,
+    /// `None` when the session has panicked.
+    source: Option<Pin<Box<S>>>,
     rest: Bytes,
     vitals: Rc<Vitals>,
     wake: Arc<WakeFlag>,
     /// Sets the flag and wakes the connection's task.
     waker: Waker,
+    on_panic: OnPanic,
     /// Dropped with the stream.
     _attachment: Attachment,
 }
@@ -53,6 +59,9 @@ impl Wake for WakeFlag {
     }
 }
 
+/// Is told that the session has panicked.
+pub(super) type OnPanic = Box<dyn Fn()>;
+
 /// Runs something when it is dropped.
 pub(super) struct Attachment(Box<dyn Fn()>);
 
@@ -69,21 +78,57 @@ impl Drop for Attachment {
 }
 
 impl<S> Outbound<S> {
-    pub(super) fn new(source: S, vitals: Rc<Vitals>, attachment: Attachment) -> Self {
+    pub(super) fn new(source: S, vitals: Rc<Vitals>, on_panic: OnPanic, attachment: Attachment) -> Self {
         let wake = Arc::new(WakeFlag {
             woken: AtomicBool::new(true),
             task: AtomicWaker::new(),
         });
         let waker = Waker::from(wake.clone());
         Self {
-            source: Box::pin(source),
+            source: Some(Box::pin(source)),
             rest: Bytes::new(),
             vitals,
             wake,
             waker,
+            on_panic,
             _attachment: attachment,
         }
     }
+}
+
+impl<S, E> Outbound<S>
+where
+    S: Stream<Item = Result<Bytes, E>>,
+{
+    fn poll_source(&mut self) -> Poll<Option<Result<Bytes, E>>> {
+        let Some(source) = &mut self.source else {
+            return Poll::Ready(None);
+        };
+        let mut context = Context::from_waker(&self.waker);
+        // Nothing of the session is used after a panic; what it shares with others is counters and cells.
+        let polled = catch_unwind(AssertUnwindSafe(|| source.as_mut().poll_next(&mut context)));
+        polled.unwrap_or_else(|_| {
+            (self.on_panic)();
+            self.vitals.end(Ending::Server(CloseCode::Internal));
+            // What waits for the session cannot be sent any more.
+            self.vitals.evict(Instant::now());
+            let dead = self.source.take();
+            // Dropping what is broken may fail as well, and would end the process while the first panic unwinds.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(dead)));
+            Poll::Ready(Some(Ok(close_frame(CloseCode::Internal))))
+        })
+    }
+}
+
+/// A whole close frame, unmasked as the server's are (RFC 6455 section 5.5.1).
+fn close_frame(code: CloseCode) -> Bytes {
+    const FINAL_CLOSE: u8 = 0x88;
+    let reason = code.reason().as_bytes();
+    let length = u8::try_from(reason.len() + 2).expect("reasons fit into a close frame");
+    let mut frame = vec![FINAL_CLOSE, length];
+    frame.extend(code.code().to_be_bytes());
+    frame.extend(reason);
+    frame.into()
 }
 
 impl<S, E> Stream for Outbound<S>
@@ -101,11 +146,7 @@ where
             if !this.wake.woken.swap(false, Ordering::AcqRel) && !this.vitals.is_closing() {
                 return Poll::Pending;
             }
-            match this
-                .source
-                .as_mut()
-                .poll_next(&mut Context::from_waker(&this.waker))
-            {
+            match this.poll_source() {
                 Poll::Ready(Some(Ok(bytes))) => {
                     this.vitals.wrote(bytes.len());
                     this.rest = bytes;
@@ -126,7 +167,7 @@ where
 mod tests {
     use std::cell::Cell;
     use std::convert::Infallible;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use futures_util::task::noop_waker;
     use futures_util::{StreamExt, stream};
@@ -143,7 +184,7 @@ mod tests {
             let detached = detached.clone();
             move || detached.set(true)
         });
-        let mut outbound = Outbound::new(source, vitals.clone(), attachment);
+        let mut outbound = Outbound::new(source, vitals.clone(), Box::new(|| {}), attachment);
         let mut seen = Vec::new();
         while let Poll::Ready(Some(Ok(piece))) =
             Pin::new(&mut outbound).poll_next(&mut Context::from_waker(&noop_waker()))
@@ -170,7 +211,7 @@ mod tests {
                 Poll::Ready(Some(Ok::<_, Infallible>(Bytes::from_static(b"x"))))
             }
         });
-        let mut outbound = Outbound::new(source, vitals.clone(), Attachment::new(|| {}));
+        let mut outbound = Outbound::new(source, vitals.clone(), Box::new(|| {}), Attachment::new(|| {}));
         let mut poll = || Pin::new(&mut outbound).poll_next(&mut Context::from_waker(&noop_waker()));
         assert!(poll().is_ready());
         assert!(poll().is_pending());
@@ -181,5 +222,35 @@ mod tests {
         assert_eq!(polls.get(), 2);
         vitals.close(Instant::now());
         assert!(poll().is_ready(), "a session that ends is asked again");
+    }
+
+    #[test]
+    fn a_session_that_panics_is_closed_with_1011_and_nothing_more() {
+        let vitals = Rc::new(Vitals::new(1_000_000, Duration::from_secs(1), Instant::now()));
+        let panics = Rc::new(Cell::new(0));
+        let polls = Cell::new(0);
+        let source = stream::poll_fn(move |_| {
+            polls.set(polls.get() + 1);
+            assert!(polls.get() < 2, "on purpose");
+            Poll::Ready(Some(Ok::<_, Infallible>(Bytes::from_static(b"last words"))))
+        });
+        let on_panic = {
+            let panics = panics.clone();
+            Box::new(move || panics.set(panics.get() + 1))
+        };
+        let mut outbound = Outbound::new(source, vitals.clone(), on_panic, Attachment::new(|| {}));
+        let mut poll = || Pin::new(&mut outbound).poll_next(&mut Context::from_waker(&noop_waker()));
+        assert!(matches!(poll(), Poll::Ready(Some(Ok(bytes))) if bytes == "last words"));
+        vitals.close(Instant::now());
+        let Poll::Ready(Some(Ok(frame))) = poll() else {
+            panic!("a close frame follows")
+        };
+        assert_eq!(
+            frame[..4],
+            [0x88, u8::try_from(frame.len() - 2).expect("short"), 0x03, 0xf3]
+        );
+        assert!(matches!(poll(), Poll::Ready(None)));
+        assert_eq!(panics.get(), 1);
+        assert_eq!(vitals.ending(), Some(Ending::Server(CloseCode::Internal)));
     }
 }

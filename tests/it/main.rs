@@ -13,6 +13,7 @@ mod framing;
 mod nodes;
 mod program;
 mod slow;
+mod stopping;
 mod support;
 mod tidy;
 mod wire;

@@ -19,9 +19,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("session", &["rooms", "broker", "protocol", "metrics"]),
-    ("rooms", &["broker", "protocol", "config", "metrics", "throttle"]),
-    ("broker", &["protocol", "config", "metrics", "throttle"]),
-    ("shutdown", &["protocol"]),
+    (
+        "rooms",
+        &["broker", "protocol", "config", "lifeline", "metrics", "throttle"],
+    ),
+    (
+        "broker",
+        &["protocol", "config", "lifeline", "metrics", "throttle"],
+    ),
+    ("shutdown", &[]),
+    ("lifeline", &[]),
+    // Those of the whole node.
+    ("tests", &["http", "rooms", "broker", "config", "shutdown"]),
     ("protocol", &[]),
     ("config", &[]),
     ("metrics", &[]),

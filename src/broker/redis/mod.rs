@@ -34,6 +34,7 @@ use self::scripts::{Script, Scripts};
 use super::health::Health;
 use super::{LinkCommand, LinkEvent, PublishQueue};
 use crate::config::{Config, RedisConfig};
+use crate::lifeline::Lifelines;
 use crate::metrics::Metrics;
 
 /// How long a dial may take, the handshake included.
@@ -98,11 +99,19 @@ impl RedisBroker {
         self.shared.client.get_connection_info().addr().to_string()
     }
 
-    pub(super) fn start(self, queue: PublishQueue, events: Recipient<LinkEvent>) -> Recipient<LinkCommand> {
+    pub(super) fn start(
+        self,
+        queue: PublishQueue,
+        events: Recipient<LinkEvent>,
+        lifelines: &Lifelines,
+    ) -> Recipient<LinkCommand> {
         let (reads, read_queue) = mpsc::unbounded_channel();
-        actix::spawn(publisher::RedisPublisher::new(self.shared.clone(), queue).run());
-        actix::spawn(reader::RedisReader::new(self.shared.clone(), read_queue, events.clone()).run());
-        subscriber::RedisSubscriber::new(self.shared, reads, events)
+        let publisher = publisher::RedisPublisher::new(self.shared.clone(), queue);
+        actix::spawn(lifelines.hold("the publisher to redis").over(publisher.run()));
+        let reader = reader::RedisReader::new(self.shared.clone(), read_queue, events.clone());
+        actix::spawn(lifelines.hold("the reader of redis").over(reader.run()));
+        let lifeline = lifelines.hold("the subscriber of redis");
+        subscriber::RedisSubscriber::new(self.shared, reads, events, lifeline)
             .start()
             .recipient()
     }

@@ -102,7 +102,7 @@ impl RedisPublisher {
             seen: LruCache::new(MAX_SEEN_ROOMS),
             backoff: Backoff::default(),
             next_canary: Instant::now(),
-            dial_log: Throttle::per_second(),
+            dial_log: Throttle::per_second(1),
         }
     }
 

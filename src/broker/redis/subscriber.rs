@@ -13,8 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use actix::prelude::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle,
-    StreamHandler, WrapFuture,
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle, StreamHandler, WrapFuture,
 };
 use futures_util::StreamExt;
 use log::{debug, info, warn};
@@ -26,6 +25,7 @@ use super::backoff::Backoff;
 use super::{CANARY_INTERVAL, DIAL_TIMEOUT, Shared, payload, within};
 use crate::broker::history::{Arrival, ReadRequest};
 use crate::broker::{LinkCommand, LinkEvent, Transit};
+use crate::lifeline::Lifeline;
 use crate::protocol::RoomName;
 use crate::throttle::Throttle;
 
@@ -51,6 +51,7 @@ pub(super) struct RedisSubscriber {
     drop_log: Throttle,
     /// Rooms of which something was dropped.
     missed: HashSet<RoomName>,
+    _lifeline: Lifeline,
 }
 
 struct Link {
@@ -69,6 +70,7 @@ impl RedisSubscriber {
         shared: Arc<Shared>,
         reads: mpsc::UnboundedSender<ReadRequest>,
         events: Recipient<LinkEvent>,
+        lifeline: Lifeline,
     ) -> Self {
         Self {
             shared,
@@ -77,8 +79,9 @@ impl RedisSubscriber {
             generation: 0,
             link: None,
             backoff: Backoff::default(),
-            drop_log: Throttle::per_second(),
+            drop_log: Throttle::per_second(1),
             missed: HashSet::new(),
+            _lifeline: lifeline,
         }
     }
 
@@ -285,12 +288,12 @@ impl Handler<LinkCommand> for RedisSubscriber {
         let (verb, generation, rooms) = match command {
             LinkCommand::Subscribe { generation, rooms } => (Verb::Subscribe, generation, rooms),
             LinkCommand::Unsubscribe { generation, rooms } => (Verb::Unsubscribe, generation, rooms),
+            #[cfg(test)]
+            LinkCommand::Panic => panic!("on purpose"),
             LinkCommand::Read(requests) => {
                 for request in requests {
-                    if self.reads.send(request).is_err() {
-                        // The reader has died, and the node cannot go on without it: the registry looks after us.
-                        ctx.stop();
-                    }
+                    // Fails when the reader has died, and the node is ending for it.
+                    let _ = self.reads.send(request);
                 }
                 return;
             }

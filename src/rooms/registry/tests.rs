@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::broker::RoomMessage;
 use crate::broker::history::{Entry, Numbering, Page, ReadError, ReadOutcome};
+use crate::lifeline::{Ends, Lifelines};
 use crate::protocol::{Content, Epoch, Position, Replay};
 
 const WORKER: WorkerId = WorkerId(0);
@@ -45,7 +46,7 @@ struct Stage {
     registry: Addr<RoomRegistry>,
     commands: mpsc::UnboundedReceiver<LinkCommand>,
     dispatches: mpsc::UnboundedReceiver<Dispatch>,
-    _end: oneshot::Receiver<()>,
+    _ends: Ends,
 }
 
 impl Stage {
@@ -56,7 +57,7 @@ impl Stage {
     fn start(with_history: bool) -> Self {
         let (command_log, commands) = mpsc::unbounded_channel();
         let (dispatch_queue, dispatches) = mpsc::unbounded_channel();
-        let (alive, end) = oneshot::channel();
+        let (lifelines, ends) = Lifelines::new();
         let limits = RegistryLimits {
             max_rooms: 2,
             max_backlog: 1_000_000,
@@ -67,13 +68,19 @@ impl Stage {
             },
         };
         let link: Recipient<LinkCommand> = StubLink(command_log).start().recipient();
-        let registry = RoomRegistry::new(Box::new(move |_| link), limits, Arc::default(), alive).start();
+        let registry = RoomRegistry::new(
+            Box::new(move |_| link),
+            limits,
+            Arc::default(),
+            lifelines.hold("the registry"),
+        )
+        .start();
         registry.do_send(AddWorker(WORKER, dispatch_queue));
         Self {
             registry,
             commands,
             dispatches,
-            _end: end,
+            _ends: ends,
         }
     }
 
@@ -165,6 +172,7 @@ impl Stage {
                 format!("unsubscribe {generation} {rooms:?}")
             }
             LinkCommand::Read(requests) => format!("read {requests:?}"),
+            LinkCommand::Panic => "panic".to_owned(),
         }
     }
 
@@ -194,6 +202,7 @@ impl Stage {
                 format!("{members:?} {frames:?}")
             }
             Dispatch::All(notice) => format!("all {notice:?}"),
+            Dispatch::Retire(retirement) => format!("{retirement:?}"),
         }
     }
 

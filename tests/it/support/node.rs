@@ -202,7 +202,7 @@ pub(crate) fn test_server(variables: &[(&str, &str)]) -> TestServer {
             .map(|(_, value)| value.into())
     };
     let config = Config::load(["roomcast"], &lookup).expect("good settings");
-    let (node, _, _) = roomcast::assemble(config).expect("a broker");
+    let node = roomcast::assemble(config).expect("a broker").node;
     actix_test::start(move || {
         let node = node.clone();
         App::new().configure(move |app| roomcast::http::configure(app, node))

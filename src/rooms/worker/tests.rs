@@ -1,0 +1,154 @@
+//! A worker between a stub of the registry and stubs of sessions.
+
+use actix::prelude::{Actor, Context, Handler};
+use tokio::time::timeout;
+
+use super::*;
+use crate::broker::RoomMessage;
+use crate::protocol::{Content, RoomName};
+
+const BACKLOG: usize = 4_096;
+
+/// Takes notices or disconnects and writes them down.
+struct Log<M>(mpsc::UnboundedSender<M>);
+
+impl<M: Unpin + 'static> Actor for Log<M> {
+    type Context = Context<Self>;
+}
+
+impl Handler<Notice> for Log<Notice> {
+    type Result = ();
+
+    fn handle(&mut self, notice: Notice, _: &mut Self::Context) {
+        self.0.send(notice).expect("the test listens");
+    }
+}
+
+impl Handler<Disconnect> for Log<Disconnect> {
+    type Result = ();
+
+    fn handle(&mut self, disconnect: Disconnect, _: &mut Self::Context) {
+        self.0.send(disconnect).expect("the test listens");
+    }
+}
+
+/// A worker without HTTP, and what it tells the registry.
+fn worker() -> (Rc<Worker>, mpsc::UnboundedReceiver<Disconnect>) {
+    let (log, disconnects) = mpsc::unbounded_channel();
+    let registry = Log(log).start().recipient();
+    let queue = mpsc::unbounded_channel();
+    let heartbeat = Duration::from_secs(25);
+    (
+        Worker::start(
+            WorkerId(0),
+            queue,
+            registry,
+            Arc::default(),
+            heartbeat,
+            &Lifelines::new().0,
+        ),
+        disconnects,
+    )
+}
+
+/// A session that does nothing but write down what it is told; its vitals never move.
+fn attach(worker: &Rc<Worker>) -> (SessionId, mpsc::UnboundedReceiver<Notice>) {
+    let (log, notices) = mpsc::unbounded_channel();
+    let id = worker.allot();
+    let vitals = Rc::new(Vitals::new(BACKLOG, Duration::from_secs(25), Instant::now()));
+    let mailbox = Log(log).start().recipient();
+    worker.attach(
+        id,
+        Attached {
+            mailbox,
+            dialect: Dialect::Plain,
+            peer: None,
+            since: Instant::now(),
+            vitals,
+            cut: Box::new(|| {}),
+        },
+    );
+    (id, notices)
+}
+
+fn dispatch(members: &Arc<Vec<SessionId>>, text: String) -> Dispatch {
+    let message = RoomMessage {
+        room: RoomName::new("r").expect("a valid name"),
+        content: Content::text(text),
+        sender: None,
+        session: None,
+        time: None,
+    };
+    Dispatch::Room {
+        members: members.clone(),
+        events: [RoomEvent::message(message, None)].into(),
+        transit: None,
+        pace: None,
+    }
+}
+
+async fn next<T>(queue: &mut mpsc::UnboundedReceiver<T>) -> T {
+    let item = timeout(Duration::from_secs(5), queue.recv())
+        .await
+        .expect("something in time");
+    item.expect("the other side lives")
+}
+
+#[actix::test]
+async fn every_member_of_a_large_room_is_told_in_order() {
+    let (worker, _disconnects) = worker();
+    let (ids, mut logs): (Vec<_>, Vec<_>) = (0..CHUNK_MEMBERS * 2 + 1).map(|_| attach(&worker)).unzip();
+    let members = Arc::new(ids);
+    for text in ["a", "b", "c"] {
+        worker
+            .queue()
+            .send(dispatch(&members, text.to_owned()))
+            .expect("the worker lives");
+    }
+    for log in &mut logs {
+        for text in ["a", "b", "c"] {
+            let Notice::Room(events) = next(log).await else {
+                panic!("a message was sent")
+            };
+            assert_eq!(events[0].frame(Dialect::Plain).expect("a text"), text);
+        }
+    }
+}
+
+#[actix::test]
+async fn who_does_not_keep_up_is_closed_once_and_leaves_its_rooms() {
+    let (worker, mut disconnects) = worker();
+    let (id, mut notices) = attach(&worker);
+    let members = Arc::new(vec![id]);
+    for _ in 0..5 {
+        worker
+            .queue()
+            .send(dispatch(&members, "x".repeat(BACKLOG / 3)))
+            .expect("the worker lives");
+    }
+    assert!(matches!(next(&mut notices).await, Notice::Room(_)));
+    assert!(matches!(next(&mut notices).await, Notice::Room(_)));
+    assert!(matches!(
+        next(&mut notices).await,
+        Notice::Close(CloseCode::TooSlow)
+    ));
+    assert_eq!(next(&mut disconnects).await.session, id);
+    tokio::task::yield_now().await;
+    assert!(notices.try_recv().is_err(), "nothing follows the close");
+}
+
+#[actix::test]
+async fn what_comes_late_for_a_session_that_is_gone_hits_nobody() {
+    let (worker, mut disconnects) = worker();
+    let (gone, mut gone_notices) = attach(&worker);
+    worker.detach(gone);
+    assert_eq!(next(&mut disconnects).await.session, gone);
+    let (stays, mut notices) = attach(&worker);
+    let members = Arc::new(vec![gone, stays]);
+    worker
+        .queue()
+        .send(dispatch(&members, "hi".to_owned()))
+        .expect("the worker lives");
+    assert!(matches!(next(&mut notices).await, Notice::Room(_)));
+    assert!(gone_notices.try_recv().is_err());
+}
