@@ -93,31 +93,26 @@ impl Drop for Place {
 /// Routes of one worker. Runs on the worker's thread, and starts what the worker's sessions need there.
 pub fn configure(app: &mut ServiceConfig, node: Data<Node>) {
     let worker = node.hub.add_worker();
+    let upgrade = || web::route().guard(guard::fn_guard(ws::asks_for_upgrade));
     let conformance = node.config.conformance;
     app.app_data(node)
         .app_data(Rc::clone(&worker))
         .service(
             web::resource("/")
-                .route(
-                    web::route()
-                        .guard(guard::fn_guard(ws::asks_for_upgrade))
-                        .to(ws::upgrade),
-                )
+                .route(upgrade().to(ws::upgrade))
                 .route(web::get().to(pages::page))
                 .route(web::head().to(pages::page)),
         )
         .service(
             web::resource("/ws")
-                .route(
-                    web::route()
-                        .guard(guard::fn_guard(ws::asks_for_upgrade))
-                        .to(ws::upgrade),
-                )
+                .route(upgrade().to(ws::upgrade))
                 .route(web::route().to(ws::upgrade_required)),
         )
         .configure(|app| {
             if conformance {
-                app.route("/echo", web::route().to(ws::echo));
+                let echo = web::resource("/echo");
+                let echo = echo.route(upgrade().to(ws::echo));
+                app.service(echo.route(web::route().to(ws::upgrade_required)));
             }
         })
         .route("/healthz", web::get().to(ops::healthz))

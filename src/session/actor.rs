@@ -21,7 +21,8 @@ use bytestring::ByteString;
 use futures_util::Stream;
 use log::error;
 
-use super::inbound::{Inbound, Intake, Joiner};
+use super::inbound::{Inbound, Intake};
+use super::joiner::{Joined, Joiner};
 use super::lanes::{Lanes, Step, Work};
 use super::outbound::{Attachment, Outbound};
 use super::rate::RateLimit;
@@ -90,7 +91,7 @@ impl WsSession {
             rate: limits.rate.map(|rate| RateLimit::new(rate, now)),
             vitals: vitals.clone(),
             intake: intake.clone(),
-            joiner: Joiner::default(),
+            joiner: Joiner::new(seat.service == Service::Echo),
             lanes: Lanes::default(),
             replays: Replays::default(),
             retiring: false,
@@ -453,15 +454,20 @@ impl WsSession {
     }
 
     fn received_fragment(&mut self, item: Item, ctx: &mut Ctx) {
-        match item {
+        let outcome = match item {
             Item::FirstText(bytes) => self.joiner.begin_text(&bytes),
-            Item::FirstBinary(_) => self.joiner.begin_binary(),
+            Item::FirstBinary(bytes) => {
+                self.joiner.begin_binary(&bytes);
+                Ok(())
+            }
             Item::Continue(bytes) => self.joiner.add(&bytes),
-            Item::Last(bytes) => match self.joiner.end(&bytes).map(ByteString::try_from) {
-                Some(Ok(text)) => self.received_text(text, ctx),
-                Some(Err(_)) => self.violated(CloseCode::InvalidText, ctx),
-                None => self.received_binary(Bytes::new(), ctx),
-            },
+            Item::Last(bytes) => self.joiner.end(&bytes).map(|message| match message {
+                Joined::Text(text) => self.received_text(text, ctx),
+                Joined::Binary(bytes) => self.received_binary(bytes, ctx),
+            }),
+        };
+        if let Err(code) = outcome {
+            self.violated(code, ctx);
         }
     }
 

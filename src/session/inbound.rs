@@ -1,4 +1,4 @@
-//! What comes from the peer: the byte stream in front of the session, and the joining of fragments.
+//! What comes from the peer: the byte stream in front of the session.
 //!
 //! [`Inbound`] lets one frame through at a time. The session says when it has handled it ([`Intake::handled`]); until
 //! then, and while the session has too much under way ([`Intake::hold`]), the stream is not read, and TCP holds the
@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use actix_web::error::PayloadError;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{Stream, ready};
 use prometheus_client::metrics::gauge::Gauge;
 
@@ -158,37 +158,6 @@ where
     }
 }
 
-/// Joins the fragments of one message. Their number and size are bounded by [`FrameScanner`].
-#[derive(Debug, Default)]
-pub(super) struct Joiner {
-    text: Option<BytesMut>,
-}
-
-impl Joiner {
-    /// The first fragment of a text message.
-    pub(super) fn begin_text(&mut self, bytes: &[u8]) {
-        self.text = Some(BytesMut::from(bytes));
-    }
-
-    /// The first fragment of a binary message, which nobody will read.
-    pub(super) fn begin_binary(&mut self) {
-        self.text = None;
-    }
-
-    /// A fragment in the middle.
-    pub(super) fn add(&mut self, bytes: &[u8]) {
-        if let Some(text) = &mut self.text {
-            text.extend_from_slice(bytes);
-        }
-    }
-
-    /// The last fragment: the bytes of the text message, or `None` if the message is binary.
-    pub(super) fn end(&mut self, bytes: &[u8]) -> Option<Bytes> {
-        self.add(bytes);
-        self.text.take().map(BytesMut::freeze)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::stream;
@@ -243,16 +212,5 @@ mod tests {
         intake.release(1);
         assert!(intake.waker.borrow().is_none(), "woken");
         assert!(matches!(poll(&mut stream), Poll::Ready(Some(Ok(_)))));
-    }
-
-    #[test]
-    fn text_is_joined_and_binary_is_not_kept() {
-        let mut joiner = Joiner::default();
-        joiner.begin_text(b"a");
-        joiner.add(b"b");
-        assert_eq!(joiner.end(b"c").as_deref(), Some(&b"abc"[..]));
-        joiner.begin_binary();
-        joiner.add(b"x");
-        assert_eq!(joiner.end(b"y"), None);
     }
 }

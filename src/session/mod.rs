@@ -7,6 +7,7 @@
 pub mod actor;
 mod framing;
 mod inbound;
+mod joiner;
 mod lanes;
 mod outbound;
 mod rate;

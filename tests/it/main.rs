@@ -9,6 +9,7 @@
 mod brokers;
 mod browser;
 mod delivery;
+mod echo;
 mod framing;
 mod nodes;
 mod program;

@@ -169,6 +169,7 @@ impl Response {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Received {
     Text(String),
+    Binary(Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     /// Code and reason.
@@ -357,6 +358,7 @@ impl Raw {
         self.received.drain(..start + length);
         Some(match first {
             TEXT => Received::Text(String::from_utf8(payload).expect("UTF-8")),
+            BINARY => Received::Binary(payload),
             PING => Received::Ping(payload),
             PONG => Received::Pong(payload),
             CLOSE => match payload.as_slice() {
