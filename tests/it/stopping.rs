@@ -1,5 +1,7 @@
 //! How a node stops: what its clients are told, what they still get, and how long it takes.
 
+mod rolling;
+
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all};
