@@ -1,8 +1,9 @@
 /**
  * roomcast.js against scripted servers: what it says on the wire, and what it tells the application.
  *
- * `runCases(module)` runs them all and gives the failures, one line each. They run in any engine that can import the
- * module. What should happen is awaited; what should not has had its chance when something has come that comes later.
+ * `runCases(module)` runs them all, those of `handover.js` too, and gives the failures, one line each. They run in any
+ * engine that can import the module. What should happen is awaited; what should not has had its chance when something
+ * has come that comes later.
  */
 
 const PATIENCE_MS = 5_000;
@@ -51,8 +52,9 @@ class Socket {
   closedWith = null;
   #frames = [];
 
-  constructor(stage) {
+  constructor(stage, url) {
     this.stage = stage;
+    this.url = url;
     stage.sockets.push(this);
   }
 
@@ -82,8 +84,9 @@ class Socket {
     this.says({ type: "welcome", session: `session ${this.stage.sockets.indexOf(this) + 1}`, node: "node", heartbeat });
   }
 
+  /** A client that has closed its end hears no more. */
   says(frame) {
-    this.onmessage({ data: JSON.stringify(frame) });
+    this.onmessage?.({ data: JSON.stringify(frame) });
   }
 
   answers({ id, room }, reply) {
@@ -105,14 +108,14 @@ class Stage {
   sockets = [];
   told = [];
 
-  constructor({ Roomcast }, options = {}) {
+  constructor({ Roomcast }, { urls = "ws://server.example/ws", ...options } = {}) {
     const stage = this;
     const WebSocket = class {
-      constructor() {
-        return new Socket(stage);
+      constructor(url) {
+        return new Socket(stage, url);
       }
     };
-    this.client = new Roomcast("ws://server.example/ws", { WebSocket, backoffFirst: 2, backoffCap: 2, ...options });
+    this.client = new Roomcast(urls, { WebSocket, backoffFirst: 2, backoffCap: 2, ...options });
     for (const type of ["message", "subscribed", "unsubscribed", "gap", "error"]) {
       this.client.on(type, (detail) => this.told.push([type, JSON.parse(JSON.stringify(detail))]));
     }

@@ -5,9 +5,10 @@ use serde_json::json;
 use crate::support::browser::Browser;
 use crate::support::node::Node;
 
-/// The cases are in a file of their own, as a script: WebDriver runs functions and not modules.
+/// The cases are in files of their own, as one script: WebDriver runs functions and not modules.
 const RUN_CASES: &str = concat!(
     include_str!("cases.js"),
+    include_str!("handover.js"),
     "\nreturn import('/roomcast.js').then(runCases);"
 );
 
