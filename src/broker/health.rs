@@ -92,10 +92,15 @@ impl Health {
         })
     }
 
-    /// Time since a message of this node last came back to it.
+    /// Time since a message of this node last came back to it, if one has; the embedded broker is never silent.
     #[must_use]
     pub fn silence(&self, now: Instant) -> Option<Duration> {
-        self.with(|state| state.proven.map(|proven| now.saturating_duration_since(proven)))
+        self.with(|state| {
+            if state.embedded {
+                return Some(Duration::ZERO);
+            }
+            state.proven.map(|proven| now.saturating_duration_since(proven))
+        })
     }
 
     /// Whether messages can be expected to flow.
@@ -163,6 +168,16 @@ mod tests {
             health.check(after(start, 6)),
             Err("cannot publish to the broker: refused".to_owned())
         );
+    }
+
+    #[test]
+    fn silence_begins_with_the_last_proof_and_the_embedded_broker_has_none() {
+        let (health, start) = (Health::default(), Instant::now());
+        assert_eq!(health.silence(start), None);
+        health.prove(start);
+        assert_eq!(health.silence(after(start, 7)), Some(Duration::from_secs(7)));
+        health.embedded();
+        assert_eq!(health.silence(after(start, 7)), Some(Duration::ZERO));
     }
 
     #[test]

@@ -31,6 +31,7 @@ use self::history::{Arrival, ReadOutcome, ReadRequest};
 use crate::config::{Config, Retention};
 use crate::lifeline::Lifelines;
 use crate::metrics::Metrics;
+use crate::metrics::labels::Published;
 use crate::protocol::{Content, IdempotenceKey, Position, RoomName};
 
 /// Bytes of publishes that may wait in this process; more are refused.
@@ -80,18 +81,47 @@ pub enum PublishOutcome {
     Unknown(String),
 }
 
+impl PublishOutcome {
+    fn label(&self) -> Published {
+        match self {
+            Self::Accepted(_) => Published::Accepted,
+            Self::Refused(_) => Published::Refused,
+            Self::Unknown(_) => Published::Unknown,
+        }
+    }
+}
+
 /// Where the outcome of a publish goes. Dropped without an answer, it answers [`PublishOutcome::Unknown`].
-pub struct Answer(Option<Box<dyn FnOnce(PublishOutcome) + Send>>);
+pub struct Answer {
+    deliver: Option<Box<dyn FnOnce(PublishOutcome) + Send>>,
+    /// Since when it is waited for, and where that is counted; it is, once a [`Publisher`] has it.
+    counted: Option<(Instant, Arc<Metrics>)>,
+}
 
 impl Answer {
     /// `deliver` is called exactly once, from any thread; it must not block.
     pub fn new(deliver: impl FnOnce(PublishOutcome) + Send + 'static) -> Self {
-        Self(Some(Box::new(deliver)))
+        Self {
+            deliver: Some(Box::new(deliver)),
+            counted: None,
+        }
+    }
+
+    fn counted(mut self, since: Instant, metrics: &Arc<Metrics>) -> Self {
+        self.counted = Some((since, metrics.clone()));
+        self
     }
 
     /// Hands the outcome over.
     pub fn give(mut self, outcome: PublishOutcome) {
-        if let Some(deliver) = self.0.take() {
+        self.settle(outcome);
+    }
+
+    fn settle(&mut self, outcome: PublishOutcome) {
+        if let Some(deliver) = self.deliver.take() {
+            if let Some((since, metrics)) = &self.counted {
+                metrics.published(outcome.label(), since.elapsed());
+            }
             deliver(outcome);
         }
     }
@@ -99,8 +129,8 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if let Some(deliver) = self.0.take() {
-            deliver(PublishOutcome::Unknown(
+        if self.deliver.is_some() {
+            self.settle(PublishOutcome::Unknown(
                 "the broker's queue was given up".to_owned(),
             ));
         }
@@ -122,29 +152,29 @@ pub struct Publish {
     pub(crate) answer: Answer,
     /// When its sender began to wait; the deadline of its answer counts from then.
     pub(crate) since: Instant,
-    _held: Held,
+    _held: (Held, Held),
 }
 
-/// Bytes that are given back when what they belong to is done with.
+/// A part of a queue, in bytes or pieces, that is given back when what it belongs to is done with.
 #[derive(Debug)]
 struct Held {
-    bytes: i64,
+    amount: i64,
     queue: Gauge,
 }
 
 impl Held {
-    /// Counts the bytes in a queue. Returns what was in it before, too.
-    fn new(bytes: usize, queue: &Gauge) -> (Self, i64) {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let before = queue.inc_by(bytes);
+    /// Counts it in the queue. Returns what was in it before, too.
+    fn new(amount: usize, queue: &Gauge) -> (Self, i64) {
+        let amount = i64::try_from(amount).unwrap_or(i64::MAX);
+        let before = queue.inc_by(amount);
         let queue = queue.clone();
-        (Self { bytes, queue }, before)
+        (Self { amount, queue }, before)
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.queue.dec_by(self.bytes);
+        self.queue.dec_by(self.amount);
     }
 }
 
@@ -181,19 +211,21 @@ impl Publisher {
     /// Queues a message; what becomes of it goes to `answer`, in a time that counts from `since`. A message that does not
     /// fit into [`MAX_QUEUED_PUBLISH_BYTES`] is refused at once.
     pub fn publish(&self, message: RoomMessage, key: Option<IdempotenceKey>, since: Instant, answer: Answer) {
-        let (held, queued_before) = Held::new(message.cost(), &self.metrics.publish_queue_bytes);
-        if queued_before + held.bytes > MAX_QUEUED_PUBLISH_BYTES {
+        let answer = answer.counted(since, &self.metrics);
+        let (bytes, queued_before) = Held::new(message.cost(), &self.metrics.publish_queue_bytes);
+        if queued_before + bytes.amount > MAX_QUEUED_PUBLISH_BYTES {
             answer.give(PublishOutcome::Refused(
                 "this node's queue to the broker is full".to_owned(),
             ));
             return;
         }
+        let (place, _) = Held::new(1, &self.metrics.publish_queue_depth);
         let publish = Publish {
             message,
             key,
             answer,
             since,
-            _held: held,
+            _held: (bytes, place),
         };
         if let Err(mpsc::error::SendError(publish)) = self.queue.send(publish) {
             publish
@@ -360,5 +392,79 @@ impl Broker {
             }
             Kind::Redis(broker) => broker.start(self.queue, events, lifelines),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn publisher() -> (Publisher, PublishQueue, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::default());
+        let (queue, taken) = mpsc::unbounded_channel();
+        let publisher = Publisher {
+            queue,
+            metrics: metrics.clone(),
+        };
+        (publisher, taken, metrics)
+    }
+
+    fn publish(publisher: &Publisher, bytes: usize) {
+        let message = RoomMessage {
+            room: RoomName::new("r").expect("a valid name"),
+            content: Content::text("x".repeat(bytes)),
+            sender: None,
+            session: None,
+            time: None,
+        };
+        let since = Instant::now()
+            .checked_sub(Duration::from_secs(1))
+            .expect("a second ago");
+        publisher.publish(message, None, since, Answer::new(|_| ()));
+    }
+
+    fn counted(metrics: &Metrics) -> [u64; 3] {
+        [Published::Accepted, Published::Refused, Published::Unknown]
+            .map(|outcome| metrics.publishes.get(outcome))
+    }
+
+    #[test]
+    fn every_answer_is_counted_once_and_timed_from_the_commands_arrival() {
+        let (publisher, mut queue, metrics) = publisher();
+        for _ in 0..3 {
+            publish(&publisher, 10);
+        }
+        assert_eq!(metrics.publish_queue_depth.get(), 3);
+        assert_eq!(counted(&metrics), [0, 0, 0]);
+        let mut taken = || queue.try_recv().expect("queued");
+        taken().answer.give(PublishOutcome::Accepted(None));
+        taken().answer.give(PublishOutcome::Refused("no".to_owned()));
+        drop(taken());
+        assert_eq!(counted(&metrics), [1, 1, 1]);
+        assert_eq!(
+            (
+                metrics.publish_queue_depth.get(),
+                metrics.publish_queue_bytes.get()
+            ),
+            (0, 0)
+        );
+        let text = metrics.encode();
+        for line in ["_bucket{le=\"0.5\"} 0\n", "_bucket{le=\"2.5\"} 3\n", "_count 3\n"] {
+            let line = format!("roomcast_publish_latency_seconds{line}");
+            assert!(text.contains(&line), "{line} is missing in {text}");
+        }
+    }
+
+    #[test]
+    fn what_never_reaches_the_queue_is_counted_as_refused() {
+        let (publisher, queue, metrics) = publisher();
+        let too_much = usize::try_from(MAX_QUEUED_PUBLISH_BYTES).expect("positive");
+        publish(&publisher, too_much);
+        drop(queue);
+        publish(&publisher, 10);
+        assert_eq!(counted(&metrics), [0, 2, 0]);
+        assert_eq!(metrics.publish_queue_bytes.get(), 0);
     }
 }

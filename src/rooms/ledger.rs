@@ -19,6 +19,8 @@ pub struct Ledger {
     /// Rooms whose wire may have to change, each once.
     due: Vec<RoomName>,
     link: Option<u64>,
+    /// Rooms whose wire is live.
+    live: usize,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,7 @@ impl Ledger {
     /// The link is lost.
     pub fn link_down(&mut self) {
         self.link = None;
+        self.live = 0;
         self.rooms.retain(|_, entry| {
             entry.wire = Wire::Off;
             entry.wanted
@@ -115,8 +118,15 @@ impl Ledger {
             Some(entry) if entry.wire == from => entry.wire = to,
             _ => return false,
         }
+        self.live += usize::from(to == Wire::Live);
         self.mark(room);
         true
+    }
+
+    /// Rooms that the link is subscribed to.
+    #[must_use]
+    pub fn live_count(&self) -> usize {
+        self.live
     }
 
     /// Whether everything that is published to the room now arrives here, and somebody wants it.
@@ -157,6 +167,7 @@ impl Ledger {
                 }
                 (Wire::Live, false, Some(_)) => {
                     entry.wire = Wire::Closing;
+                    self.live -= 1;
                     commands.unsubscribe.push(room);
                 }
                 (Wire::Off | Wire::Refused, false, _) => {
@@ -391,6 +402,8 @@ mod tests {
                     let is_wanted = wanted.get(room).copied().unwrap_or_default();
                     prop_assert!(!ledger.is_live(room) || (is_wanted && wire.subscribed.contains(room)));
                 }
+                let live = ledger.rooms.values().filter(|entry| entry.wire == super::Wire::Live);
+                prop_assert_eq!(ledger.live_count(), live.count());
             }
             // At rest: a link, everybody who was refused asks again, and all commands are answered.
             wire = Wire { generation: wire.generation + 1, up: true, ..Wire::default() };

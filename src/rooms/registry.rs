@@ -9,8 +9,9 @@
 //! - It runs on a thread of its own, with the link: a long backlog delays no session's I/O.
 //! - The node ends with it.
 //!
-//! `past` is what it does with the rooms' timelines.
+//! `past` is what it does with the rooms' timelines, `count` what it counts.
 
+mod count;
 mod past;
 
 use std::collections::{HashMap, VecDeque};
@@ -281,7 +282,7 @@ impl RoomRegistry {
     }
 
     fn deliver(&mut self, arrivals: Vec<Arrival>, transit: &Transit) {
-        self.metrics.messages.inc_by(arrivals.len() as u64);
+        self.count_messages(&arrivals);
         // The order within a room is kept; rooms are independent of each other.
         let mut batches: HashMap<RoomName, (usize, Vec<RoomEvent>)> = HashMap::new();
         for arrival in arrivals {
@@ -333,12 +334,7 @@ impl RoomRegistry {
         self.forget_old_windows(now);
         self.renew_numberings(now);
         self.request_flush(ctx);
-        self.metrics
-            .rooms
-            .set(self.table.room_count().try_into().unwrap_or(i64::MAX));
-        self.metrics
-            .memberships
-            .set(self.table.membership_count().try_into().unwrap_or(i64::MAX));
+        self.show();
     }
 }
 
@@ -497,6 +493,7 @@ impl Handler<LinkEvent> for RoomRegistry {
                 self.ledger.link_down();
                 for timeline in self.timelines.values_mut() {
                     timeline.link_lost();
+                    count::incidents(&self.metrics, timeline);
                 }
                 self.held_bytes = 0;
                 self.defer_plain();

@@ -22,6 +22,7 @@ pub struct RoomTable {
     sessions: FxHashMap<SessionId, HashSet<RoomName>>,
     max_rooms: usize,
     memberships: usize,
+    waiting: usize,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +82,7 @@ impl RoomTable {
             sessions: FxHashMap::default(),
             max_rooms,
             memberships: 0,
+            waiting: 0,
         }
     }
 
@@ -97,6 +99,7 @@ impl RoomTable {
         joined.insert(room.clone());
         let first = !self.rooms.contains_key(room);
         self.rooms.entry(room.clone()).or_default().waiting.push(waiter);
+        self.waiting += 1;
         if first {
             JoinOutcome::FirstIn
         } else {
@@ -142,6 +145,7 @@ impl RoomTable {
             room.add(waiter.session);
         }
         self.memberships += admitted.len();
+        self.waiting -= admitted.len();
         admitted
     }
 
@@ -170,7 +174,9 @@ impl RoomTable {
 
     fn vacate(&mut self, session: SessionId, name: &RoomName) -> LeaveOutcome {
         let room = self.rooms.get_mut(name).expect("a session's rooms exist");
+        let waiting_before = room.waiting.len();
         self.memberships -= usize::from(room.remove(session));
+        self.waiting -= waiting_before - room.waiting.len();
         if room.is_empty() {
             self.rooms.remove(name);
             return LeaveOutcome::LastOut;
@@ -217,6 +223,12 @@ impl RoomTable {
         self.memberships
     }
 
+    /// Who waits, in all rooms together.
+    #[must_use]
+    pub fn waiting_count(&self) -> usize {
+        self.waiting
+    }
+
     /// Rooms with an occupant.
     #[must_use]
     pub fn room_count(&self) -> usize {
@@ -244,6 +256,8 @@ impl RoomTable {
             .flat_map(|room| &room.members)
             .map(|(_, list)| list.len());
         assert_eq!(self.memberships, members.sum::<usize>());
+        let waiting = self.rooms.values().map(|room| room.waiting.len());
+        assert_eq!(self.waiting, waiting.sum::<usize>());
         assert!(
             self.sessions
                 .values()

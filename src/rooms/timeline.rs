@@ -18,6 +18,7 @@ use std::sync::Arc;
 use self::history::History;
 use super::RoomEvent;
 use crate::broker::history::{Arrival, Page, PageLimit};
+use crate::metrics::labels::{Dropped, GapCause};
 use crate::protocol::{Dialect, Position, Replay, RoomName};
 
 /// See the module.
@@ -36,6 +37,26 @@ pub struct Read {
     pub after: Option<u64>,
     /// How many at once.
     pub limit: PageLimit,
+}
+
+/// What happened to a room's messages on their way that is worth counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incident {
+    /// The members were told so many messages that had been read.
+    Filled(usize),
+    /// Messages cannot be had, and somebody is told so.
+    Gap(GapCause),
+    /// Messages were dropped.
+    Dropped {
+        /// Why.
+        reason: Dropped,
+        /// How many.
+        count: usize,
+        /// How many of them have no offset, and cannot be read again.
+        lost: usize,
+    },
+    /// A message's offset is not one of the room's numbering.
+    OffsetIgnored,
 }
 
 /// How somebody becomes a member.
@@ -137,6 +158,21 @@ impl Timeline {
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.history.as_ref().map_or(0, |history| history.held_bytes)
+    }
+
+    /// Bytes of text that are kept for those who come back.
+    #[must_use]
+    pub fn window_bytes(&self) -> usize {
+        self.history.as_ref().map_or(0, History::window_bytes)
+    }
+
+    /// What has happened since this was asked last.
+    #[must_use]
+    pub fn take_incidents(&mut self) -> Vec<Incident> {
+        self.history
+            .as_mut()
+            .map(|history| std::mem::take(&mut history.incidents))
+            .unwrap_or_default()
     }
 
     /// The link is lost: nothing that is held or under way counts any more.

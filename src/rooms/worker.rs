@@ -194,7 +194,7 @@ impl Worker {
             Some(Ending::Cut) => (ClosedBy::Cut, None),
             None => (ClosedBy::Loss, None),
         };
-        self.metrics.closed(by, code);
+        self.metrics.sessions_closed.inc(by);
         self.log.closed(id, session, by, code);
     }
 
@@ -296,17 +296,16 @@ impl Worker {
 
     fn deliver(&self, members: &[SessionId], batches: &Batches) {
         let sessions = self.sessions.borrow();
+        let mut bytes = 0;
         for id in members {
             let Some(session) = sessions.get(id) else { continue };
             for (events, cost) in &batches.list {
-                self.post(
-                    *id,
-                    session,
-                    Notice::Room(events.clone()),
-                    cost.of(events, session.dialect),
-                );
+                let cost = cost.of(events, session.dialect);
+                bytes += cost;
+                self.post(*id, session, Notice::Room(events.clone()), cost);
             }
         }
+        self.metrics.delivery_bytes.inc_by(bytes as u64);
         self.metrics
             .deliveries
             .inc_by((members.len() * batches.events) as u64);

@@ -167,6 +167,7 @@ impl WsSession {
 
     fn received_text(&mut self, text: ByteString, ctx: &mut Ctx) {
         self.seat.metrics.frames_received.inc();
+        self.seat.metrics.received_bytes.inc_by(text.len() as u64);
         if self.seat.service == Service::Echo {
             self.send(text, ctx);
             return;

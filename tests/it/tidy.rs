@@ -8,9 +8,11 @@ use std::fs;
 use std::path::Path;
 
 use roomcast::config::SETTINGS;
+use roomcast::metrics::Metrics;
 
 /// Imports go one way: `http → session → rooms → broker → protocol`, beside leaves that import nothing of the crate.
-/// What is not listed is not allowed; a module may always use itself. `main.rs` and `lib.rs` put everything together.
+/// What is not listed is not allowed; a module may always use itself. `main.rs`, `lib.rs` and its
+/// `tests.rs` put everything together.
 const MAY_USE: &[(&str, &[&str])] = &[
     (
         "http",
@@ -29,8 +31,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("shutdown", &[]),
     ("lifeline", &[]),
-    // Those of the whole node.
-    ("tests", &["http", "rooms", "broker", "config", "shutdown"]),
     ("protocol", &[]),
     ("config", &[]),
     ("metrics", &[]),
@@ -47,7 +47,7 @@ fn imports_go_one_way() {
     let mut wrong = Vec::new();
     for (file, text) in sources("src") {
         let module = top_module(&file);
-        if matches!(module, "main" | "lib") {
+        if matches!(module, "main" | "lib" | "tests") {
             continue;
         }
         let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == module) else {
@@ -180,6 +180,45 @@ fn the_protocol_page_lists_exactly_the_close_codes() {
     assert_eq!(
         listed, codes,
         "left: docs/protocol.md, right: src/protocol/close.rs"
+    );
+}
+
+/// A row: name, type, label with its values, meaning, alarm.
+#[test]
+fn the_operations_page_lists_exactly_the_metrics() {
+    let page = document("docs/operations.md");
+    let mut rows: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for line in page.lines() {
+        let mut cells = line.split('|').skip(1).map(str::trim);
+        let name = cells.next().and_then(|cell| cell.strip_prefix('`'));
+        let Some(name) = name.and_then(|name| name.strip_suffix('`')) else {
+            continue;
+        };
+        if name.starts_with("roomcast_") || name.starts_with("process_") {
+            let earlier = rows.insert(name, cells.collect());
+            assert!(earlier.is_none(), "docs/operations.md has two rows for {name}");
+        }
+    }
+    for metric in Metrics::default().list() {
+        let name = metric.name.as_str();
+        let row = rows
+            .remove(name)
+            .unwrap_or_else(|| panic!("docs/operations.md: {name} has no row in the table of metrics"));
+        let [kind, label, meaning, ..] = row[..] else {
+            panic!("docs/operations.md: the row of {name} has too few cells");
+        };
+        assert_eq!(kind, metric.kind, "docs/operations.md: the type of {name}");
+        let expected = match (metric.label, metric.values) {
+            (None, _) => String::new(),
+            (Some(label), []) => format!("`{label}`"),
+            (Some(label), values) => format!("`{label}`: {}", values.join(", ")),
+        };
+        assert_eq!(label, expected, "docs/operations.md: the label of {name}");
+        assert!(!meaning.is_empty(), "docs/operations.md: {name} has no meaning");
+    }
+    assert!(
+        rows.is_empty(),
+        "docs/operations.md has rows for metrics that there are not: {rows:?}"
     );
 }
 

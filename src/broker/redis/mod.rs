@@ -17,7 +17,7 @@ mod subscriber;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::{Actor, Recipient};
 use log::debug;
@@ -36,6 +36,7 @@ use super::{LinkCommand, LinkEvent, PublishQueue};
 use crate::config::{Config, RedisConfig};
 use crate::lifeline::Lifelines;
 use crate::metrics::Metrics;
+use crate::metrics::labels::Connection;
 
 /// How long a dial may take, the handshake included.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -60,6 +61,8 @@ struct Shared {
     prefix: String,
     scripts: Scripts,
     canary_channel: String,
+    /// Canaries tell their time from then on.
+    began: Instant,
     /// The number of the current or last subscribing connection.
     link: AtomicU64,
     max_payload: usize,
@@ -83,6 +86,7 @@ impl RedisBroker {
                 prefix: config.redis_prefix.clone(),
                 scripts: Scripts::new(&config.redis_prefix, config.retention),
                 canary_channel: format!("{}\u{1}canary:{node}", config.redis_prefix),
+                began: Instant::now(),
                 link: AtomicU64::new(0),
                 max_payload: config
                     .max_message
@@ -118,16 +122,31 @@ impl RedisBroker {
 }
 
 impl Shared {
+    /// What a canary carries that is sent now: the time by this process's own clock, as nobody else hears it.
+    fn canary(&self) -> String {
+        self.began.elapsed().as_micros().to_string()
+    }
+
     /// Opens a connection for commands.
-    async fn dial(&self) -> RedisResult<MultiplexedConnection> {
-        self.metrics.redis_dials.inc();
+    async fn dial(&self, connection: Connection) -> RedisResult<MultiplexedConnection> {
+        self.metrics.redis_dials.inc(connection);
         // The crate's own timeouts are off: ours cover the whole of a dial and of a batch.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None);
         let dial = self.client.get_multiplexed_async_connection_with_config(&config);
-        within(DIAL_TIMEOUT, "the dial", dial).await
+        let dialled = within(DIAL_TIMEOUT, "the dial", dial).await?;
+        self.metrics.redis_connects.inc(connection);
+        Ok(dialled)
     }
+}
+
+/// How long a canary has been on its way, of a node that tells its time from `began`. `None` if it is none of ours: anybody
+/// may publish on the channel.
+fn travelled(canary: &[u8], began: Instant, now: Instant) -> Option<Duration> {
+    let sent: u64 = std::str::from_utf8(canary).ok()?.parse().ok()?;
+    now.saturating_duration_since(began)
+        .checked_sub(Duration::from_micros(sent))
 }
 
 /// Sends commands in one write and waits for all their replies, errors among them.
@@ -205,5 +224,30 @@ fn client(redis: &RedisConfig) -> RedisResult<Client> {
             )
         }
         _ => Client::open(info),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_canary_tells_how_long_it_took_and_a_foreign_one_nothing() {
+        let began = Instant::now();
+        let now = began + Duration::from_millis(70);
+        let travelled = |canary: &[u8]| travelled(canary, began, now);
+        assert_eq!(travelled(b"30000"), Some(Duration::from_millis(40)));
+        assert_eq!(travelled(b"70000"), Some(Duration::ZERO));
+        for foreign in [
+            &b""[..],
+            b"70001",
+            b"-1",
+            b"x",
+            b"\xff",
+            b"99999999999999999999999",
+            b"18446744073709551615",
+        ] {
+            assert_eq!(travelled(foreign), None);
+        }
     }
 }

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::broker::RoomMessage;
 use crate::broker::history::{Arrival, Claim};
+use crate::metrics::labels::BadPayload;
 use crate::protocol::{Content, Epoch, RoomName};
 
 /// The form of our payloads, for readers that come later.
@@ -30,6 +31,18 @@ pub(super) enum PayloadError {
     OtherRoom,
     #[error("its message says that it is JSON, and is not")]
     NotJson,
+}
+
+impl PayloadError {
+    /// What it is counted as.
+    pub(super) fn label(self) -> BadPayload {
+        match self {
+            Self::TooLarge => BadPayload::TooLarge,
+            Self::Malformed => BadPayload::Malformed,
+            Self::OtherRoom => BadPayload::OtherRoom,
+            Self::NotJson => BadPayload::NotJson,
+        }
+    }
 }
 
 #[derive(Serialize)]

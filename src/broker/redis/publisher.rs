@@ -27,6 +27,7 @@ use super::backoff::Backoff;
 use super::scripts::{Item, Numbered, Seen, numbered};
 use super::{CANARY_INTERVAL, Shared, call_script, within};
 use crate::broker::{Publish, PublishOutcome, PublishQueue};
+use crate::metrics::labels::Connection;
 use crate::protocol::RoomName;
 use crate::throttle::Throttle;
 
@@ -114,7 +115,7 @@ impl RedisPublisher {
                 return;
             };
             warn!("redis publishing connection lost: problem=\"{error}\"");
-            self.shared.metrics.redis_losses.inc();
+            self.shared.metrics.redis_losses.inc(Connection::Publisher);
             self.shared.health.publisher_down(error.to_string());
         }
     }
@@ -126,7 +127,7 @@ impl RedisPublisher {
             let shared = self.shared.clone();
             let dial = async move {
                 tokio::time::sleep(pause).await;
-                shared.dial().await
+                shared.dial(Connection::Publisher).await
             };
             let problem = match self.refuse_during(dial).await? {
                 Ok(connection) => {
@@ -266,7 +267,11 @@ impl RedisPublisher {
             }
         }
         if with_canary {
-            commands.cmd("PUBLISH").arg(&self.shared.canary_channel).arg("");
+            let canary = self.shared.canary();
+            commands
+                .cmd("PUBLISH")
+                .arg(&self.shared.canary_channel)
+                .arg(canary);
         }
         let mut replies = call_script(connection, &commands, &scripts.publish).await?;
         if with_canary && !matches!(replies.pop(), Some(Value::ServerError(_)) | None) {

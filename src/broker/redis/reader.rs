@@ -22,6 +22,7 @@ use super::scripts::page;
 use super::{Shared, call_script, within};
 use crate::broker::LinkEvent;
 use crate::broker::history::{Page, PageLimit, ReadError, ReadOutcome, ReadRequest};
+use crate::metrics::labels;
 
 /// Requests in one batch at most.
 const MAX_BATCH: usize = 256;
@@ -87,11 +88,11 @@ impl RedisReader {
             match self.try_read(requests).await {
                 Err(error) if Instant::now() < deadline => {
                     warn!("redis reading connection lost: problem=\"{error}\"");
-                    self.connection = None;
+                    self.give_up_connection();
                     sleep(self.backoff.next(Instant::now(), fastrand::f64())).await;
                 }
                 Err(error) => {
-                    self.connection = None;
+                    self.give_up_connection();
                     return Err(error);
                 }
                 Ok(replies) => return Ok(replies),
@@ -116,7 +117,7 @@ impl RedisReader {
         let connection = match self.connection.take() {
             Some(connection) if connection.link == link => connection,
             _ => {
-                let commands = self.shared.dial().await?;
+                let commands = self.shared.dial(labels::Connection::Reader).await?;
                 self.backoff.connected(Instant::now());
                 info!("reading from redis");
                 Connection { commands, link }
@@ -147,9 +148,16 @@ impl RedisReader {
         let outcomes = requests.into_iter().map(understand).collect();
         if demoted {
             // This server has become a replica: its master is elsewhere.
-            self.connection = None;
+            self.give_up_connection();
         }
         outcomes
+    }
+
+    fn give_up_connection(&mut self) {
+        // There is none where the dial failed.
+        if self.connection.take().is_some() {
+            self.shared.metrics.redis_losses.inc(labels::Connection::Reader);
+        }
     }
 }
 

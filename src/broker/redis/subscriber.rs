@@ -22,10 +22,11 @@ use redis::{Msg, RedisError, RedisResult};
 use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
-use super::{CANARY_INTERVAL, DIAL_TIMEOUT, Shared, payload, within};
+use super::{CANARY_INTERVAL, DIAL_TIMEOUT, Shared, payload, travelled, within};
 use crate::broker::history::{Arrival, ReadRequest};
 use crate::broker::{LinkCommand, LinkEvent, Transit};
 use crate::lifeline::Lifeline;
+use crate::metrics::labels::{Connection, Dropped};
 use crate::protocol::RoomName;
 use crate::throttle::Throttle;
 
@@ -89,7 +90,7 @@ impl RedisSubscriber {
         let shared = self.shared.clone();
         let dial = async move {
             tokio::time::sleep(pause).await;
-            shared.metrics.redis_dials.inc();
+            shared.metrics.redis_dials.inc(Connection::Subscriber);
             within(DIAL_TIMEOUT, "the dial", open(&shared)).await
         };
         ctx.spawn(dial.into_actor(self).map(|dialled, actor, ctx| match dialled {
@@ -116,6 +117,7 @@ impl RedisSubscriber {
         self.generation += 1;
         self.shared.link.store(self.generation, Ordering::Relaxed);
         self.backoff.connected(now);
+        self.shared.metrics.redis_connects.inc(Connection::Subscriber);
         self.shared.health.link_up(now);
         let stream = ctx.add_stream(stream.ready_chunks(MAX_CHUNK));
         self.link = Some(Link { sink, stream });
@@ -132,7 +134,7 @@ impl RedisSubscriber {
             "redis subscription lost: generation={} problem={problem:?}",
             self.generation
         );
-        self.shared.metrics.redis_losses.inc();
+        self.shared.metrics.redis_losses.inc(Connection::Subscriber);
         self.missed.clear();
         self.events.do_send(LinkEvent::Down);
         self.dial_again(problem, ctx);
@@ -208,13 +210,18 @@ impl RedisSubscriber {
         let channel = message.get_channel_name();
         if channel == shared.canary_channel {
             shared.health.prove(now);
+            if let Some(time) = travelled(message.get_payload_bytes(), shared.began, now) {
+                shared.metrics.cross_node_latency_seconds.observe(time);
+            }
             return None;
         }
         let room = RoomName::new(channel.strip_prefix(shared.prefix.as_str())?).ok()?;
-        match payload::decode(&room, message.get_payload_bytes(), shared.max_payload) {
+        let payload = message.get_payload_bytes();
+        shared.metrics.redis_payload_bytes.inc_by(payload.len() as u64);
+        match payload::decode(&room, payload, shared.max_payload) {
             Ok(arrival) => Some(arrival),
             Err(error) => {
-                shared.metrics.payloads_dropped.inc();
+                shared.metrics.payloads_dropped.inc(error.label());
                 if let Some(suppressed) = self.drop_log.pass(now) {
                     warn!("payload dropped: room={room:?} problem=\"{error}\" unlogged={suppressed}");
                 }
@@ -265,7 +272,8 @@ impl StreamHandler<Vec<Msg>> for RedisSubscriber {
         }
         let metrics = &self.shared.metrics;
         if Transit::is_full(metrics) {
-            metrics.messages_missed.inc_by(arrivals.len() as u64);
+            let lost = arrivals.iter().filter(|arrival| arrival.claim.is_none()).count();
+            metrics.dropped(Dropped::TransitFull, arrivals.len(), lost);
             self.missed
                 .extend(arrivals.into_iter().map(|arrival| arrival.message.room));
             return;

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use actix::prelude::{Addr, AsyncContext, Context, Handler, Message};
 use log::warn;
 
-use super::RoomRegistry;
+use super::{RoomRegistry, count};
 use crate::broker::history::{PageLimit, ReadError, ReadOutcome, ReadRequest};
+use crate::metrics::labels;
 use crate::protocol::RoomName;
 use crate::rooms::timeline::{Part, Read, Timeline};
 use crate::rooms::worker::Pace;
@@ -80,7 +81,9 @@ impl RoomRegistry {
                 self.pulls.remove(room);
             }
         }
+        count::incidents(&self.metrics, timeline);
         for (waiter, admission) in admitted {
+            count::admission(&self.metrics, &admission);
             if let Some(ticket) = waiter.ticket {
                 self.tell(waiter.session, Notice::Joined(ticket, Box::new(admission)));
             }
@@ -118,12 +121,15 @@ impl RoomRegistry {
         let held_before = timeline.held_bytes();
         let result = change(timeline);
         self.held_bytes = self.held_bytes - held_before + timeline.held_bytes();
+        count::incidents(&self.metrics, timeline);
         Some(result)
     }
 
     pub(super) fn missed(&mut self, rooms: &[RoomName]) {
         for room in rooms {
             let event = self.with_timeline(room, Timeline::missed).flatten();
+            let gaps = u64::from(event.is_some());
+            self.metrics.gaps.inc_by(labels::GapCause::NoHistory, gaps);
             self.tell_members(room, event.into_iter().collect(), None);
             self.proceed(room, None);
         }
@@ -132,6 +138,7 @@ impl RoomRegistry {
     pub(super) fn read(&mut self, ReadOutcome { id, room, page }: ReadOutcome, ctx: &mut Context<Self>) {
         match page {
             Ok(page) => {
+                self.metrics.history_reads.inc(labels::Read::Answered);
                 let told = self.with_timeline(&room, |timeline| {
                     let events = timeline.read(id, page);
                     (events, timeline.is_current())
@@ -147,11 +154,13 @@ impl RoomRegistry {
                 self.keep_window(&room);
             }
             Err(ReadError::Away(_)) => {
+                self.metrics.history_reads.inc(labels::Read::Away);
                 self.with_timeline(&room, |timeline| timeline.read_again(id));
                 self.reads_again
                     .push_back((Instant::now() + READ_AGAIN_AFTER, room));
             }
             Err(ReadError::Refused(reason)) => {
+                self.metrics.history_reads.inc(labels::Read::Refused);
                 if let Some(unlogged) = self.refusal_log.pass(Instant::now()) {
                     warn!("history cannot be read: room={room:?} reason={reason:?} unlogged={unlogged}");
                 }
@@ -172,6 +181,7 @@ impl RoomRegistry {
                     ..
                 } in self.pulls.remove(&room).unwrap_or_default()
                 {
+                    self.metrics.gaps.inc(labels::GapCause::Replay);
                     let part = Part::lost(room.clone(), after, until);
                     self.tell(session, Notice::Replay(ticket, part));
                 }

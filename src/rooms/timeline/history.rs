@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use super::window::{Since, Window};
-use super::{Admission, Part, Read, Wish};
+use super::{Admission, Incident, Part, Read, Wish};
 use crate::broker::RoomMessage;
 use crate::broker::history::{Arrival, Entry, Numbering, Page, PageLimit};
+use crate::metrics::labels::{Dropped, GapCause};
 use crate::protocol::{Dialect, Position, Replay, RoomName};
 use crate::rooms::RoomEvent;
 
@@ -44,6 +45,8 @@ pub(super) struct History {
     pub(super) window: Option<Window>,
     /// Somebody wanted more than a window had: then others will, and the next read is as long as a page can be.
     widens: bool,
+    /// What has not been counted yet.
+    pub(super) incidents: Vec<Incident>,
 }
 
 #[derive(Clone, Debug)]
@@ -75,6 +78,10 @@ impl History {
         self.reading.is_some()
     }
 
+    pub(super) fn window_bytes(&self) -> usize {
+        self.window.as_ref().map_or(0, Window::bytes)
+    }
+
     fn is_filling(&self) -> bool {
         self.reading.is_some_and(|reading| reading.is_fill)
     }
@@ -101,6 +108,8 @@ impl History {
     pub(super) fn link_lost(&mut self) {
         self.reading = None;
         self.outdated = true;
+        let lost = self.held.iter().filter(|held| held.claim.is_none()).count();
+        self.dropped(Dropped::LinkLost, self.held.len(), lost);
         self.held.clear();
         (self.held_bytes, self.held_before) = (0, 0);
     }
@@ -110,15 +119,25 @@ impl History {
         if !may_hold || self.held_bytes + bytes > MAX_HELD_BYTES {
             // What has a place can be read again, and is given up in favour of what has none.
             self.outdated = true;
+            let held_before = self.held.len();
             self.held.retain(|held| held.claim.is_none());
+            let given_up = held_before - self.held.len();
+            self.dropped(Dropped::HeldFull, given_up, 0);
             self.held_bytes = self.held.iter().map(|held| held.message.cost()).sum();
             self.held_before = 0;
             if arrival.claim.is_some() || !may_hold || self.held_bytes + bytes > MAX_HELD_BYTES {
+                self.dropped(Dropped::HeldFull, 1, usize::from(arrival.claim.is_none()));
                 return;
             }
         }
         self.held_bytes += bytes;
         self.held.push_back(arrival);
+    }
+
+    fn dropped(&mut self, reason: Dropped, count: usize, lost: usize) {
+        if count > 0 {
+            self.incidents.push(Incident::Dropped { reason, count, lost });
+        }
     }
 
     pub(super) fn arrived(&mut self, arrival: Arrival, may_hold: bool) -> Option<RoomEvent> {
@@ -150,6 +169,7 @@ impl History {
         }
         if !cursor.numbering.vouches(claim) {
             // Anybody can write to the channel: it is a message, but not one of this numbering.
+            self.incidents.push(Incident::OffsetIgnored);
             return Placed::Next(RoomEvent::message(arrival.message, None));
         }
         let offset = claim.offset;
@@ -227,6 +247,7 @@ impl History {
                 cursor.offset,
                 numbering.position(start),
             ));
+            self.incidents.push(Incident::Gap(GapCause::NewNumbering));
             *cursor = Cursor {
                 numbering,
                 offset: start,
@@ -255,17 +276,22 @@ impl History {
     /// Tells the members what follows the cursor, and what is missing in between. A page that was read for somebody else
     /// may miss what is on its way on the link, and has no say in that.
     fn advance(&mut self, room: &RoomName, entries: Vec<Entry>, is_fill: bool, events: &mut Vec<RoomEvent>) {
+        let mut told = 0;
         for Entry { offset, message } in entries {
             let Some(cursor) = self.cursor.as_ref().filter(|cursor| offset > cursor.offset) else {
                 continue;
             };
             if offset > cursor.offset + 1 {
                 if !is_fill {
-                    return;
+                    break;
                 }
                 self.bridge(room, offset - 1, events);
             }
             self.tell(offset, message, events);
+            told += 1;
+        }
+        if told > 0 {
+            self.incidents.push(Incident::Filled(told));
         }
     }
 
@@ -299,14 +325,14 @@ impl History {
                         self.tell(next, arrival.message, events);
                     }
                 }
-                Some((next, _)) => self.skip_to(room, next - 1, events),
-                None => self.skip_to(room, until, events),
+                Some((next, _)) => self.skip_to(room, next - 1, GapCause::NotKept, events),
+                None => self.skip_to(room, until, GapCause::NotKept, events),
             }
         }
     }
 
     /// Tells the members that the messages up to this offset cannot be had.
-    fn skip_to(&mut self, room: &RoomName, offset: u64, events: &mut Vec<RoomEvent>) {
+    fn skip_to(&mut self, room: &RoomName, offset: u64, cause: GapCause, events: &mut Vec<RoomEvent>) {
         if let Some(cursor) = &mut self.cursor
             && offset > cursor.offset
         {
@@ -314,6 +340,7 @@ impl History {
             events.push(RoomEvent::gap(room.clone(), cursor.offset, goes_on));
             cursor.offset = offset;
             self.window = None;
+            self.incidents.push(Incident::Gap(cause));
         }
     }
 
@@ -331,6 +358,7 @@ impl History {
                 Placed::Known => {}
                 // The history was read after this had come, and does not have it: its claim is not true (any more).
                 Placed::Ahead(arrival) if was_there_before => {
+                    self.incidents.push(Incident::OffsetIgnored);
                     events.push(RoomEvent::message(arrival.message, None));
                 }
                 Placed::Ahead(arrival) => {
@@ -355,7 +383,7 @@ impl History {
             (claim.offset > offset && numbering.vouches(claim)).then_some(claim.offset)
         });
         if let Some(first) = first_held {
-            self.skip_to(room, first - 1, &mut events);
+            self.skip_to(room, first - 1, GapCause::Unreadable, &mut events);
         }
         self.outdated = false;
         self.release(&mut events);
@@ -420,12 +448,14 @@ impl History {
         part_bytes: usize,
     ) -> Option<Part> {
         if self.position()?.epoch != until.epoch {
+            self.incidents.push(Incident::Gap(GapCause::Replay));
             return Some(Part::lost(room.clone(), after, until.clone()));
         }
         match self.since(after, until.offset, part_bytes) {
             Sought::Part(part) => Some(part),
             Sought::Unread => None,
             Sought::Lost(begin) => {
+                self.incidents.push(Incident::Gap(GapCause::Replay));
                 let goes_on = Position {
                     offset: begin.min(until.offset),
                     ..until.clone()

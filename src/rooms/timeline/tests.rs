@@ -446,3 +446,85 @@ fn those_who_come_back_are_read_for_while_the_members_have_enough() {
     let read = timeline.next_read(2, false).expect("for the part");
     assert_eq!(read.after, Some(3));
 }
+
+/// Takes the incidents; the numbers of dropped messages and of lost ones by reason.
+fn dropped(timeline: &mut Timeline) -> Vec<(Dropped, usize, usize)> {
+    let incidents = timeline.take_incidents().into_iter();
+    let dropped = incidents.filter_map(|incident| match incident {
+        Incident::Dropped { reason, count, lost } => Some((reason, count, lost)),
+        _ => None,
+    });
+    dropped.collect()
+}
+
+#[test]
+fn fills_and_gaps_are_told_apart_from_what_comes_on_the_link() {
+    let (mut timeline, k) = (current(2), numbering("k"));
+    let _ = timeline.arrived(live(&k, 3), true);
+    assert_eq!(timeline.take_incidents(), []);
+    // Message 6 was held, and is not one of those that were read.
+    let _ = timeline.arrived(live(&k, 6), true);
+    assert_eq!(reads_after(&mut timeline, 1), 3);
+    let _ = timeline.read(1, page(&k, 5, 4..=5));
+    assert_eq!(timeline.take_incidents(), [Incident::Filled(2)]);
+    timeline.link_lost();
+    assert_eq!(reads_after(&mut timeline, 2), 6);
+    let _ = timeline.read(2, page(&k, 9, 8..=9));
+    assert_eq!(
+        timeline.take_incidents(),
+        [Incident::Gap(GapCause::NotKept), Incident::Filled(2)]
+    );
+    timeline.link_lost();
+    assert_eq!(reads_after(&mut timeline, 3), 9);
+    let _ = timeline.read(3, page(&numbering("l"), 1, [1]));
+    assert_eq!(
+        timeline.take_incidents(),
+        [Incident::Gap(GapCause::NewNumbering), Incident::Filled(1)]
+    );
+    let _ = timeline.arrived(live(&numbering("l"), 3), true);
+    assert_eq!(reads_after(&mut timeline, 4), 1);
+    let _ = timeline.read_refused(4);
+    assert_eq!(timeline.take_incidents(), [Incident::Gap(GapCause::Unreadable)]);
+    let elsewhere = Position {
+        offset: 9,
+        epoch: Epoch::new("k"),
+    };
+    assert!(timeline.part(1, &elsewhere, PART).is_some());
+    assert_eq!(timeline.take_incidents(), [Incident::Gap(GapCause::Replay)]);
+}
+
+#[test]
+fn a_contradicted_offset_is_an_incident() {
+    let (mut timeline, guessed) = (current(2), Numbering::new(Epoch::new("k"), "guessed"));
+    let _ = timeline.arrived(live(&guessed, 3), true);
+    assert_eq!(timeline.take_incidents(), [Incident::OffsetIgnored]);
+    // Another epoch is looked up first.
+    let _ = timeline.arrived(live(&numbering("z"), 1), true);
+    assert_eq!(reads_after(&mut timeline, 1), 2);
+    assert_eq!(timeline.take_incidents(), []);
+    let _ = timeline.read(1, page(&numbering("k"), 2, []));
+    assert_eq!(timeline.take_incidents(), [Incident::OffsetIgnored]);
+}
+
+#[test]
+fn what_is_held_and_dropped_is_told_and_what_is_lost_with_it() {
+    let (mut timeline, k) = (current(0), numbering("k"));
+    let unnumbered = || Arrival::unnumbered(message("x"));
+    let _ = timeline.arrived(live(&k, 2), true);
+    let _ = timeline.arrived(unnumbered(), true);
+    let _ = timeline.arrived(live(&k, 3), true);
+    assert_eq!(dropped(&mut timeline), []);
+    // No room: the two with a place go, and the one that comes.
+    let _ = timeline.arrived(live(&k, 4), false);
+    assert_eq!(
+        dropped(&mut timeline),
+        [(Dropped::HeldFull, 2, 0), (Dropped::HeldFull, 1, 0)]
+    );
+    let _ = timeline.arrived(unnumbered(), false);
+    assert_eq!(dropped(&mut timeline), [(Dropped::HeldFull, 1, 1)]);
+    let _ = timeline.arrived(live(&k, 5), true);
+    timeline.link_lost();
+    assert_eq!(dropped(&mut timeline), [(Dropped::LinkLost, 2, 1)]);
+    timeline.link_lost();
+    assert_eq!(dropped(&mut timeline), []);
+}

@@ -52,6 +52,11 @@ impl Window {
         }
     }
 
+    /// Bytes of its texts.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The offset of the last event.
     pub(super) fn end(&self) -> u64 {
         self.after + self.events.len() as u64

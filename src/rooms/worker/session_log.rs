@@ -10,6 +10,7 @@ use log::info;
 
 use super::Attached;
 use crate::metrics::ClosedBy;
+use crate::metrics::labels::Label;
 use crate::rooms::SessionId;
 use crate::throttle::Throttle;
 

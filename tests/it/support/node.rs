@@ -91,7 +91,7 @@ impl Node {
         get(&(self.http_url() + path)).await
     }
 
-    /// The value of a metric without labels; 0 if it is absent.
+    /// The value of a metric, as [`metric`] tells it.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         metric(&self.http_url(), name).await
     }
@@ -150,13 +150,19 @@ pub(crate) async fn get(url: &str) -> (u16, String) {
     )
 }
 
-/// The value of a metric without labels of the node at `http://host:port`; 0 if it is absent.
+/// The value of a metric of the node at `http://host:port`; without labels in its name the sum over all of them; 0 if it
+/// is absent.
 pub(crate) async fn metric(url: &str, name: &str) -> u64 {
     let (_, text) = get(&format!("{url}/metrics")).await;
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.map_or(0, |value| value.parse().expect("a whole number"))
+    let values = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let value = match rest.split_once("} ") {
+            Some((labels, value)) if labels.starts_with('{') => value,
+            _ => rest.strip_prefix(' ')?,
+        };
+        Some(value.parse::<u64>().expect("a whole number"))
+    });
+    values.sum()
 }
 
 /// Runs the program to its end. Its status and what it wrote to standard output and standard error.
