@@ -495,7 +495,7 @@ impl Handler<LinkEvent> for RoomRegistry {
                     timeline.link_lost();
                     count::incidents(&self.metrics, timeline);
                 }
-                self.held_bytes = 0;
+                self.held_bytes = self.timelines.values().map(Timeline::held_bytes).sum();
                 self.defer_plain();
             }
             LinkEvent::Opened { generation, rooms } => {

@@ -175,7 +175,7 @@ impl Timeline {
             .unwrap_or_default()
     }
 
-    /// The link is lost: nothing that is held or under way counts any more.
+    /// The link is lost: what is under way does not count any more, and what can be read again is not held any more.
     pub fn link_lost(&mut self) {
         if let Some(history) = &mut self.history {
             history.link_lost();

@@ -108,23 +108,26 @@ impl History {
     pub(super) fn link_lost(&mut self) {
         self.reading = None;
         self.outdated = true;
-        let lost = self.held.iter().filter(|held| held.claim.is_none()).count();
-        self.dropped(Dropped::LinkLost, self.held.len(), lost);
-        self.held.clear();
-        (self.held_bytes, self.held_before) = (0, 0);
+        let given_up = self.give_up_claimed();
+        self.dropped(Dropped::LinkLost, given_up, 0);
+    }
+
+    /// Drops what is held and has a place: it can be read again. What has none came over the link and is owed still.
+    /// How many it were.
+    fn give_up_claimed(&mut self) -> usize {
+        let held_before = self.held.len();
+        self.held.retain(|held| held.claim.is_none());
+        self.held_bytes = self.held.iter().map(|held| held.message.cost()).sum();
+        self.held_before = 0;
+        held_before - self.held.len()
     }
 
     fn hold(&mut self, arrival: Arrival, may_hold: bool) {
         let bytes = arrival.message.cost();
         if !may_hold || self.held_bytes + bytes > MAX_HELD_BYTES {
-            // What has a place can be read again, and is given up in favour of what has none.
             self.outdated = true;
-            let held_before = self.held.len();
-            self.held.retain(|held| held.claim.is_none());
-            let given_up = held_before - self.held.len();
+            let given_up = self.give_up_claimed();
             self.dropped(Dropped::HeldFull, given_up, 0);
-            self.held_bytes = self.held.iter().map(|held| held.message.cost()).sum();
-            self.held_before = 0;
             if arrival.claim.is_some() || !may_hold || self.held_bytes + bytes > MAX_HELD_BYTES {
                 self.dropped(Dropped::HeldFull, 1, usize::from(arrival.claim.is_none()));
                 return;

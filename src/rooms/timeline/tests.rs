@@ -524,7 +524,13 @@ fn what_is_held_and_dropped_is_told_and_what_is_lost_with_it() {
     assert_eq!(dropped(&mut timeline), [(Dropped::HeldFull, 1, 1)]);
     let _ = timeline.arrived(live(&k, 5), true);
     timeline.link_lost();
-    assert_eq!(dropped(&mut timeline), [(Dropped::LinkLost, 2, 1)]);
+    assert_eq!(dropped(&mut timeline), [(Dropped::LinkLost, 1, 0)]);
     timeline.link_lost();
     assert_eq!(dropped(&mut timeline), []);
+    // What has no place cannot be read again, and waits for what is before it.
+    assert!(timeline.held_bytes() > 0);
+    assert_eq!(reads_after(&mut timeline, 1), 0);
+    let events = timeline.read(1, page(&k, 5, 1..=5));
+    assert_eq!(events.len(), 6);
+    assert_eq!(timeline.held_bytes(), 0);
 }

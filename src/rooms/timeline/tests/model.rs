@@ -17,11 +17,18 @@ struct World {
     on_the_way: VecDeque<Arrival>,
     /// Arrived over the link that there is.
     arrived: HashSet<(Epoch, u64)>,
+    /// Messages past the numbering: those published, and those that arrived.
+    directs: u64,
+    directs_arrived: Vec<String>,
 }
 
 impl World {
     fn arrive(&mut self) -> Option<Arrival> {
         let arrival = self.on_the_way.pop_front()?;
+        if arrival.claim.is_none() {
+            self.directs_arrived
+                .push(arrival.message.content.text.to_string());
+        }
         if let Some(claim) = arrival
             .claim
             .as_ref()
@@ -70,6 +77,8 @@ enum Event {
     Read(u64),
     ReadFails,
     Forge(u8),
+    /// Somebody publishes past the numbering.
+    Direct,
     /// Somebody who was told everything until some messages ago comes back.
     Recover(u64),
 }
@@ -86,6 +95,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => (1..4_u64).prop_map(Event::Read),
         1 => Just(Event::ReadFails),
         1 => (0..4_u8).prop_map(Event::Forge),
+        2 => Just(Event::Direct),
         2 => (0..6_u64).prop_map(Event::Recover),
     ]
 }
@@ -95,6 +105,7 @@ fn event() -> impl Strategy<Value = Event> {
 struct Subscriber {
     epoch: Epoch,
     offset: u64,
+    directs: Vec<String>,
 }
 
 impl Subscriber {
@@ -116,6 +127,10 @@ impl Subscriber {
                     self.offset = *offset;
                 }
                 EventKind::Message(message, None) => {
+                    if message.content.text.starts_with("direct") {
+                        self.directs.push(message.content.text.to_string());
+                        continue;
+                    }
                     let is_forged = message.content.text.starts_with("forged");
                     let is_old = !message.content.text.starts_with(self.epoch.as_str());
                     prop_assert!(is_forged || is_old, "a message has lost its place: {:?}", message);
@@ -149,12 +164,14 @@ proptest! {
             kept: 1,
             on_the_way: VecDeque::new(),
             arrived: HashSet::new(),
+            directs: 0,
+            directs_arrived: Vec::new(),
         };
         let mut timeline = Timeline::new(room(), 1_000, FILL);
         let read = timeline.next_read(0, true).expect("asks");
         let _ = timeline.read(0, world.answer(&read, 1));
         let start = timeline.position().expect("known");
-        let mut member = Subscriber { epoch: start.epoch, offset: start.offset };
+        let mut member = Subscriber { epoch: start.epoch, offset: start.offset, directs: Vec::new() };
         let (mut under_way, mut next_id): (Option<(u64, Read)>, u64) = (None, 1);
         for event in events {
             match event {
@@ -204,6 +221,14 @@ proptest! {
                     let message = message("forged");
                     world.on_the_way.push_back(Arrival { message, claim: Some(claim) });
                 }
+                Event::Direct => {
+                    world.directs += 1;
+                    let message = RoomMessage {
+                        content: Content::text(format!("direct {}", world.directs)),
+                        ..message("")
+                    };
+                    world.on_the_way.push_back(Arrival::unnumbered(message));
+                }
                 Event::Recover(ago) => {
                     let offset = member.offset.saturating_sub(ago);
                     let mut wish = after(offset, member.epoch.as_str());
@@ -211,7 +236,7 @@ proptest! {
                         let position = admission.position.expect("there is history");
                         prop_assert_eq!(position.offset, member.offset, "he begins where the members are");
                         if admission.recovered == Some(true) && admission.replay.next.is_none() {
-                            let mut back = Subscriber { epoch: member.epoch.clone(), offset };
+                            let mut back = Subscriber { epoch: member.epoch.clone(), offset, directs: Vec::new() };
                             back.hear(&world, admission.replay.events.iter().map(|event| &**event))?;
                             prop_assert_eq!(back.offset, position.offset);
                         }
@@ -235,6 +260,7 @@ proptest! {
         prop_assert!(timeline.is_current());
         prop_assert_eq!(member.offset, world.top);
         prop_assert_eq!(&member.epoch, &world.numbering.epoch);
+        prop_assert_eq!(&member.directs, &world.directs_arrived);
         prop_assert_eq!(timeline.held_bytes(), 0);
     }
 }
