@@ -5,6 +5,7 @@
 
 mod client;
 mod history;
+mod rolling;
 
 use std::time::{Duration, Instant};
 

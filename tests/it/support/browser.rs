@@ -54,7 +54,8 @@ pub(crate) struct Browser {
     driver: Child,
     url: String,
     chromium: PathBuf,
-    profiles: Vec<TempDir>,
+    /// Profiles, and what else the processes write to.
+    directories: Vec<TempDir>,
 }
 
 /// One Chromium with one page.
@@ -69,8 +70,11 @@ impl Browser {
     pub(crate) fn start() -> Self {
         let driver = found(&["chromedriver"]);
         let chromium = found(&CHROMIUM_NAMES);
+        let scratch = tempfile::tempdir().expect("a directory for what the processes leave");
         let mut driver = Command::new(driver)
             .arg("--port=0")
+            // Killed processes do not clean up after themselves.
+            .env("TMPDIR", scratch.path())
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -85,7 +89,7 @@ impl Browser {
             driver,
             url: format!("http://127.0.0.1:{port}"),
             chromium,
-            profiles: Vec::new(),
+            directories: vec![scratch],
         }
     }
 
@@ -94,7 +98,7 @@ impl Browser {
         let profile = tempfile::tempdir().expect("a directory for the profile");
         let mut flags = CHROMIUM_FLAGS.map(str::to_owned).to_vec();
         flags.push(format!("--user-data-dir={}", profile.path().display()));
-        self.profiles.push(profile);
+        self.directories.push(profile);
         let capabilities = json!({
             "goog:chromeOptions": {"binary": self.chromium, "args": flags},
             "goog:loggingPrefs": {"browser": "ALL"},
@@ -124,8 +128,8 @@ impl Drop for Browser {
         let _ = kill_process_group(Pid::from_child(&self.driver), Signal::KILL);
         let _ = self.driver.wait();
         let deadline = Instant::now() + LAST_WRITES;
-        for profile in &self.profiles {
-            while std::fs::remove_dir_all(profile.path()).is_err() && profile.path().exists() {
+        for directory in &self.directories {
+            while std::fs::remove_dir_all(directory.path()).is_err() && directory.path().exists() {
                 if Instant::now() > deadline {
                     break;
                 }
