@@ -12,6 +12,7 @@
 //! | [`rooms`] | who is in which room |
 //! | [`session`] | one WebSocket |
 //! | [`http`] | routes and the handshake |
+//! | [`logging`] | the log, and what it does when nobody reads it |
 //! | [`metrics`] | every counter |
 //! | [`shutdown`] | the order of stopping |
 //!
@@ -21,6 +22,7 @@ pub mod broker;
 pub mod config;
 pub mod http;
 mod lifeline;
+pub mod logging;
 pub mod metrics;
 pub mod protocol;
 pub mod rooms;

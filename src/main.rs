@@ -1,11 +1,13 @@
 //! The program: logging, configuration, the listening socket, and the only place that exits.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 
 use log::error;
 use roomcast::config::{Config, ConfigError};
-use roomcast::{RunError, shutdown};
+use roomcast::metrics::LOG_LINES_DROPPED;
+use roomcast::{RunError, logging, shutdown};
 
 /// Exit code for a configuration that cannot be used.
 const EXIT_USAGE: u8 = 2;
@@ -19,11 +21,18 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    env_logger::Builder::new().parse_filters(&config.log).init();
+    // Held to the end: dropped, it writes what is still to be written.
+    let log = match logging::start(&config.log, LOG_LINES_DROPPED.clone()) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("roomcast: no thread for the log: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     match actix_web::rt::System::new().block_on(serve(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Settings(problem)) => {
-            eprintln!("roomcast: {problem}");
+            log.say(&format!("roomcast: {problem}"));
             ExitCode::from(EXIT_USAGE)
         }
         Err(Failure::Running(problem)) => {
@@ -49,7 +58,9 @@ async fn serve(config: Config) -> Result<(), Failure> {
         .map_err(|error| Failure::Settings(format!("cannot listen on HOST={host} PORT={port}: {error}")))?;
     let address = listener.local_addr().map_err(running)?;
     let announce = |broker: &str| {
-        println!(
+        // Whoever has closed standard output does not want to know.
+        let _ = writeln!(
+            std::io::stdout(),
             "roomcast {} serves the demo on {} with {broker}",
             env!("CARGO_PKG_VERSION"),
             demo_url(address)

@@ -12,6 +12,7 @@ pub mod kinds;
 pub mod labels;
 mod process;
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -120,6 +121,10 @@ metrics! {
         redis_payload_bytes: Counter,
     }
 }
+
+/// Lines that the log did not write because nobody read it. The process has one log, which is there before anything
+/// else is.
+pub static LOG_LINES_DROPPED: LazyLock<Counter> = LazyLock::new(Counter::default);
 
 /// The code of a frame.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -19,6 +19,10 @@ pub mod history;
 mod memory;
 mod redis;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use self::redis::fuzzing;
+
 use std::sync::Arc;
 use std::time::Instant;
 

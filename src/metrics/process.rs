@@ -8,6 +8,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use super::LOG_LINES_DROPPED;
 use super::kinds::{Catalogue, FloatGauge, Listed, Sampled};
 
 /// The kernel's clock ticks per second as it reports them to programs: 100 on every architecture that we run on.
@@ -51,6 +52,12 @@ pub(super) fn about_the_process(registry: &mut Registry, listed: &mut Vec<Listed
         prefix: "roomcast_",
         listed,
     };
+    catalogue.add_metric(
+        "log_lines_dropped",
+        "Lines of the log that were dropped because nobody read it",
+        (None, &[]),
+        LOG_LINES_DROPPED.clone(),
+    );
     let labels = vec![("version", env!("CARGO_PKG_VERSION"))];
     catalogue.add_metric(
         "build",

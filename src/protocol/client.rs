@@ -11,6 +11,7 @@ use std::fmt;
 
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::error::ErrorCode;
@@ -93,9 +94,14 @@ impl ClientFrame {
     /// [`ProtocolError`] with `bad_json`, `bad_command`, `unknown_type`, `bad_room` or `message_too_large`.
     pub fn decode(text: &str, dialect: Dialect, max_message: usize) -> Result<Self, ProtocolError> {
         let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| {
+            let problem: &dyn fmt::Display = match error.classify() {
+                // The error would repeat the value, which may be as long as the frame.
+                Category::Data => &"this is another JSON value",
+                _ => &error,
+            };
             fault(
                 ErrorCode::BadJson,
-                format!("a frame is one JSON object with a \"type\": {error}"),
+                format!("a frame is one JSON object with a \"type\": {problem}"),
             )
         })?;
         let id = fields.request_id()?;

@@ -76,6 +76,12 @@ impl FrameScanner {
         self.state == State::Header && self.held.is_empty()
     }
 
+    /// Bytes that are held back.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Takes bytes from the front of `input`. Call it until `input` is empty.
     ///
     /// # Errors
@@ -288,7 +294,12 @@ mod tests {
         for piece in input.chunks(pieces.max(1)) {
             let mut piece = Bytes::copy_from_slice(piece);
             while !piece.is_empty() {
-                match scanner.scan(&mut piece) {
+                let scanned = scanner.scan(&mut piece);
+                assert!(
+                    scanner.held() <= MAX_HEADER + 125,
+                    "more is held than a close frame"
+                );
+                match scanned {
                     Ok(Scanned::Nothing) => {}
                     Ok(Scanned::Pass { bytes, ends_frame }) => {
                         passed.extend_from_slice(&bytes);

@@ -90,7 +90,7 @@ impl Joiner {
     }
 
     /// Bytes that are kept.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn held(&self) -> usize {
         match &self.message {
             Message::Text(text) => text.whole.len() + text.cut_length,

@@ -1,11 +1,15 @@
 //! One WebSocket: what its peer sends becomes commands, what its rooms tell becomes frames.
 //!
 //! [`actor`] is the session, [`seat`] what the handshake gives it. Around it stand the streams of its connection, `inbound` (framing, sizes, pace) and
-//! `outbound` (pieces, progress). `lanes` keeps the order of its commands, `rate` counts them, `replay` holds
-//! back what is live while the past is told, `reply` words the answers, [`socket`] ends what cannot end itself.
+//! `outbound` (pieces, progress). `joiner` makes one message of its fragments, `lanes` keeps the order of its commands,
+//! `rate` counts them, `replay` holds back what is live while the past is told, `reply` words the answers, [`socket`]
+//! ends what cannot end itself.
 
 pub mod actor;
 mod framing;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inbound;
 mod joiner;
 mod lanes;

@@ -420,6 +420,15 @@ async fn texts_that_are_not_utf8_close_with_1007() {
         "a character cut at the end of the last fragment".to_owned(),
         [frame(FIRST_TEXT, b"{}"), frame(LAST, b"\xf0\x9f\x92")].concat(),
     ));
+    // Nobody waits for the rest of what can be no text any more.
+    cases.push((
+        "a first fragment, and the last never comes".to_owned(),
+        frame(FIRST_TEXT, b"{\xff"),
+    ));
+    cases.push((
+        "a character cut by another fragment, and the last never comes".to_owned(),
+        [frame(FIRST_TEXT, b"\xe2\x82"), frame(MIDDLE, b"x")].concat(),
+    ));
     assert_closed_with(1007, node.address(), cases).await;
 }
 

@@ -33,6 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("lifeline", &[]),
     ("protocol", &[]),
     ("config", &[]),
+    ("logging", &[]),
     ("metrics", &[]),
     ("throttle", &[]),
 ];

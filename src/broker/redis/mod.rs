@@ -8,6 +8,8 @@
 //! [`reader`] own one connection each, [`backoff`] paces their dials.
 
 mod backoff;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod payload;
 mod publisher;
 mod reader;

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use crate::broker::RoomMessage;
 use crate::broker::history::{Arrival, Claim};
 use crate::metrics::labels::BadPayload;
+use crate::protocol::client::is_too_deep;
 use crate::protocol::{Content, Epoch, RoomName};
 
 /// The form of our payloads, for readers that come later.
@@ -29,7 +30,7 @@ pub(super) enum PayloadError {
     Malformed,
     #[error("it names another room than its channel")]
     OtherRoom,
-    #[error("its message says that it is JSON, and is not")]
+    #[error("its message says that it is JSON, and is not, or is nested deeper than 128 levels")]
     NotJson,
 }
 
@@ -126,7 +127,8 @@ pub(super) fn decode(room: &RoomName, payload: &[u8], max_bytes: usize) -> Resul
     }
     let is_json = own_field::<bool>(incoming.json).unwrap_or(false);
     let text = incoming.message.into_owned();
-    if is_json && serde_json::from_str::<&RawValue>(&text).is_err() {
+    // What no client may publish here, no member should have to read.
+    if is_json && (serde_json::from_str::<&RawValue>(&text).is_err() || is_too_deep(&text)) {
         return Err(PayloadError::NotJson);
     }
     let message = RoomMessage {
@@ -256,6 +258,12 @@ mod tests {
         ] {
             assert_eq!(decoded(payload), Err(error), "{payload}");
         }
+        let nested = |depth| {
+            let value = "[".repeat(depth) + &"]".repeat(depth);
+            format!(r#"{{"type":"sendMessage","roomId":"room1","message":"{value}","json":true}}"#)
+        };
+        assert!(decoded(&nested(128)).is_ok());
+        assert_eq!(decoded(&nested(129)), Err(PayloadError::NotJson));
         let large = format!(
             r#"{{"type":"sendMessage","roomId":"room1","message":"{}"}}"#,
             "x".repeat(MAX)

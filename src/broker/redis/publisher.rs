@@ -61,6 +61,7 @@ pub(super) struct RedisPublisher {
     backoff: Backoff,
     next_canary: Instant,
     dial_log: Throttle,
+    loss_log: Throttle,
 }
 
 struct Waiting {
@@ -104,6 +105,7 @@ impl RedisPublisher {
             backoff: Backoff::default(),
             next_canary: Instant::now(),
             dial_log: Throttle::per_second(1),
+            loss_log: Throttle::per_second(1),
         }
     }
 
@@ -114,7 +116,9 @@ impl RedisPublisher {
             let Err(error) = self.serve(connection).await else {
                 return;
             };
-            warn!("redis publishing connection lost: problem=\"{error}\"");
+            if let Some(unlogged) = self.loss_log.pass(Instant::now()) {
+                warn!("redis publishing connection lost: problem=\"{error}\" unlogged={unlogged}");
+            }
             self.shared.metrics.redis_losses.inc(Connection::Publisher);
             self.shared.health.publisher_down(error.to_string());
         }

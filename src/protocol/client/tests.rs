@@ -264,3 +264,20 @@ proptest! {
         prop_assert_eq!(frame.command, Command::Publish { room: room("r"), content: Content::text(text), key: None });
     }
 }
+
+#[test]
+fn an_error_repeats_little_of_what_was_sent() {
+    let long = "z".repeat(300);
+    for text in [
+        format!("\"{long}\""),
+        format!("[\"{long}\"]"),
+        format!("{{\"type\":\"{long}\"}}"),
+        format!("{{\"type\":\"PING\",\"id\":\"{long}\"}}"),
+        format!("{{\"type\":\"SUBSCRIBE\",\"room\":\"{long}\"}}"),
+        format!("{{\"{long}\":"),
+        format!("{long} "),
+    ] {
+        let error = ClientFrame::decode(&text, Dialect::V1, MAX).expect_err("no command");
+        assert!(!error.message.contains(&"z".repeat(65)), "{}", error.message);
+    }
+}

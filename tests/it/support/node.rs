@@ -1,7 +1,7 @@
 //! A node as a process of its own, and one within the test.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,8 @@ pub(crate) struct Node {
     address: String,
     banner: String,
     log: Arc<Mutex<String>>,
+    /// Its standard error, while nobody reads it.
+    unread: Option<ChildStderr>,
 }
 
 impl Node {
@@ -28,6 +30,13 @@ impl Node {
 
     /// [`Node::start`] with arguments.
     pub(crate) async fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut node = Self::start_unread(arguments, variables).await;
+        node.read_log();
+        node
+    }
+
+    /// [`Node::start_with`], and nobody reads its log until [`Node::read_log`].
+    pub(crate) async fn start_unread(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_roomcast"));
         command
             .args(arguments)
@@ -38,8 +47,6 @@ impl Node {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
-        let log = Arc::new(Mutex::new(String::new()));
-        collect(child.stderr.take().expect("piped"), log.clone());
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         let mut line = String::new();
         stdout.read_line(&mut line).expect("readable output");
@@ -47,15 +54,29 @@ impl Node {
             .split_once("http://")
             .and_then(|(_, rest)| rest.split_once('/'))
             .map(|(address, _)| address);
-        let address = address
-            .unwrap_or_else(|| panic!("no address in {line:?}; log: {}", text(&log)))
-            .to_owned();
+        let Some(address) = address.map(str::to_owned) else {
+            let _ = child.kill();
+            let output = child.wait_with_output().expect("readable output");
+            panic!(
+                "no address in {line:?}; log: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        };
+        let unread = child.stderr.take();
         collect(stdout, Arc::default());
         Self {
             child,
             address,
             banner: line,
-            log,
+            log: Arc::default(),
+            unread,
+        }
+    }
+
+    /// Reads its log from now on, with all that has waited.
+    pub(crate) fn read_log(&mut self) {
+        if let Some(stderr) = self.unread.take() {
+            collect(stderr, self.log.clone());
         }
     }
 
@@ -64,6 +85,12 @@ impl Node {
         let node = Self::start(&[("REDIS_URL", url)]).await;
         node.ready().await;
         node
+    }
+
+    /// Closes the other end of its log for good.
+    pub(crate) fn without_log(mut self) -> Self {
+        self.unread = None;
+        self
     }
 
     /// The line that the program announced itself with.
