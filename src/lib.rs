@@ -36,7 +36,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::web::Data;
-use actix_web::{App, HttpServer};
 use log::{info, warn};
 use tokio::sync::mpsc;
 
@@ -48,18 +47,14 @@ use metrics::Metrics;
 use protocol::close::CloseCode;
 use rooms::Notice;
 use rooms::hub::Hub;
-use session::socket::SocketHandle;
 use shutdown::Stop;
 
-/// How long a client may take to send the head of its first request. With the time it takes to end the connection
-/// that is less than 10 s.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// How long a connection lingers after the server's last byte, so that the peer can read it.
-const LINGER: Duration = Duration::from_millis(500);
-
-/// Descriptors that are not for sessions: Redis, the log, files, requests without an upgrade.
+/// Descriptors that are not for sessions: requests without an upgrade, and those below.
 const SPARE_DESCRIPTORS: u64 = 200;
+
+/// Descriptors that are not for clients at all: Redis, the log, the threads' own. Without them the node would lose its
+/// broker to whoever connects often enough; connections beyond wait in the kernel.
+const OWN_DESCRIPTORS: u64 = 100;
 
 /// Sessions where the system names no limit of descriptors.
 const UNLIMITED_SESSIONS: usize = 1_000_000;
@@ -102,7 +97,9 @@ pub fn assemble(config: Config) -> Result<Assembled, BrokerError> {
     let broker_line = broker.describe();
     let (lifelines, ends) = Lifelines::new();
     let hub = Hub::start(broker, &config, &metrics, lifelines);
-    let max_sessions = config.max_connections.unwrap_or_else(sessions_within_descriptors);
+    let max_sessions = config
+        .max_connections
+        .unwrap_or_else(|| descriptors_without(SPARE_DESCRIPTORS));
     let node = Data::new(Node {
         name,
         hub,
@@ -146,27 +143,7 @@ async fn serve(
     } = assembled;
     // The standard library's 128 is little for all clients of a node that has gone. Where it cannot be changed, it stays.
     let _ = socket2::SockRef::from(&listener).listen(ACCEPT_BACKLOG);
-    let workers = node.config.workers;
-    let app_node = node.clone();
-    let server = HttpServer::new(move || {
-        let node = app_node.clone();
-        App::new().configure(move |app| http::configure(app, node))
-    })
-    .workers(workers)
-    .max_connections(usize::MAX >> 1)
-    .client_request_timeout(HANDSHAKE_TIMEOUT)
-    .client_disconnect_timeout(LINGER)
-    // The least there is: a session's stream is then asked for more only when the kernel has taken everything, which
-    // is what its backlog is measured by.
-    .h1_write_buffer_size(1)
-    .on_connect(|connection, extensions| {
-        if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
-            extensions.insert(SocketHandle::adopt(stream));
-        }
-    })
-    .disable_signals()
-    .listen(listener)?
-    .run();
+    let server = http::server::start(node.clone(), listener, descriptors_without(OWN_DESCRIPTORS))?;
     let handle = server.handle();
     let mut server = actix::spawn(server);
     announce(&broker);
@@ -212,14 +189,14 @@ async fn wind_down(node: &Node, stop: Stop, stops: &mut mpsc::UnboundedReceiver<
     }
 }
 
-/// Raises the descriptor limit as far as allowed, and leaves some of it to other uses.
-fn sessions_within_descriptors() -> usize {
+/// Raises the descriptor limit as far as allowed, and leaves so many to other uses.
+fn descriptors_without(others: u64) -> usize {
     #[cfg(unix)]
     let limit = rlimit::increase_nofile_limit(u64::MAX).ok();
     #[cfg(not(unix))]
     let limit: Option<u64> = None;
     limit.map_or(UNLIMITED_SESSIONS, |limit| {
-        usize::try_from(limit.saturating_sub(SPARE_DESCRIPTORS))
+        usize::try_from(limit.saturating_sub(others))
             .unwrap_or(UNLIMITED_SESSIONS)
             .max(1)
     })

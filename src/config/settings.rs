@@ -243,7 +243,7 @@ pub const SETTINGS: &[Setting] = &[
         OPERATION,
         "RUST_LOG",
         "filter",
-        "warn,roomcast=info",
+        "warn,roomcast=info,actix_http=off",
         "What is logged: error, warn, info, debug, trace, or module=level,…",
     ),
 ];

@@ -1,7 +1,10 @@
 //! The HTTP surface: routes, and what every request can reach.
 
+mod gate;
+mod head;
 pub mod ops;
 pub mod pages;
+pub mod server;
 pub mod ws;
 
 use std::rc::Rc;

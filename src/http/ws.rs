@@ -9,7 +9,7 @@ use std::rc::Rc;
 use actix_http::ws::{HandshakeError, verify_handshake};
 use actix_web::dev::RequestHead;
 use actix_web::guard::GuardContext;
-use actix_web::http::header::{self, HeaderMap, HeaderName};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{StatusCode, Version};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
@@ -226,14 +226,26 @@ fn check_handshake(head: &RequestHead) -> Result<(), Refusal> {
         )
     })?;
     // The check above is content with a part of the token, as in "xwebsocketx".
-    if !has_token(head.headers(), &header::UPGRADE, "websocket") {
-        return Err(Refusal::bad_request("the header Upgrade must name websocket"));
+    if !wants_websocket(head.headers()) {
+        return Err(Refusal::bad_request(
+            "the header Upgrade must be websocket, and nothing else",
+        ));
+    }
+    // Whoever stands in between might see the end of a body where this server sees frames.
+    let has_length = |value: &HeaderValue| value.as_bytes().trim_ascii() != b"0";
+    if head.headers().contains_key(header::TRANSFER_ENCODING)
+        || head.headers().get(header::CONTENT_LENGTH).is_some_and(has_length)
+    {
+        return Err(Refusal::bad_request("a WebSocket handshake has no body"));
     }
     Ok(())
 }
 
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    tokens(headers, name).any(|entry| entry.eq_ignore_ascii_case(token))
+/// Whether the codec takes what follows for a stream: a line of its own names the protocol. Of a list it makes none.
+pub(super) fn wants_websocket(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::UPGRADE)
+        .any(|offer| offer.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// The entries of a comma-separated header, over all its lines.

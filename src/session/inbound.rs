@@ -2,7 +2,8 @@
 //!
 //! [`Inbound`] lets one frame through at a time. The session says when it has handled it ([`Intake::handled`]); until
 //! then, and while the session has too much under way ([`Intake::hold`]), the stream is not read, and TCP holds the
-//! peer back. A session that will end takes nothing more ([`Intake::shut`]). The session itself goes on: its deliveries and timers do not depend on this stream.
+//! peer back; sessions that together have too much under way get one command each. A session that will end takes nothing
+//! more ([`Intake::shut`]). The session itself goes on: its deliveries and timers do not depend on this stream.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -19,6 +20,9 @@ use crate::protocol::close::CloseCode;
 
 /// Bytes of commands that one session may have under way before its peer is not read from any more.
 const MAX_UNDER_WAY: usize = 1024 * 1024;
+
+/// Bytes that all sessions together may have under way before each of them is only read from while it has none.
+const MAX_UNDER_WAY_TOGETHER: i64 = 48 * 1024 * 1024;
 
 /// What a session and the stream in front of it tell each other.
 #[derive(Debug)]
@@ -69,7 +73,7 @@ impl Intake {
     /// It has been answered.
     pub(super) fn release(&self, bytes: usize) {
         self.set_under_way(self.under_way.get().saturating_sub(bytes));
-        if self.under_way.get() < MAX_UNDER_WAY
+        if self.has_room()
             && let Some(waker) = self.waker.take()
         {
             waker.wake();
@@ -88,7 +92,14 @@ impl Intake {
     }
 
     fn is_open(&self) -> bool {
-        !self.shut.get() && !self.unhandled.get() && self.under_way.get() < MAX_UNDER_WAY
+        !self.shut.get() && !self.unhandled.get() && self.has_room()
+    }
+
+    /// Whether another command may come. A session without room has something under way, so it is woken by its own
+    /// answers, whatever the others do.
+    fn has_room(&self) -> bool {
+        let under_way = self.under_way.get();
+        under_way == 0 || under_way < MAX_UNDER_WAY && self.total.get() < MAX_UNDER_WAY_TOGETHER
     }
 }
 
@@ -212,5 +223,24 @@ mod tests {
         intake.release(1);
         assert!(intake.waker.borrow().is_none(), "woken");
         assert!(matches!(poll(&mut stream), Poll::Ready(Some(Ok(_)))));
+    }
+
+    #[test]
+    fn while_all_have_too_much_under_way_each_is_read_from_when_it_has_nothing() {
+        let together = Gauge::default();
+        let most = usize::try_from(MAX_UNDER_WAY_TOGETHER).expect("positive");
+        let many = Intake::new(together.clone());
+        let (idle, busy) = (Intake::new(together.clone()), Intake::new(together.clone()));
+        busy.hold(2);
+        many.hold(most - 2);
+        assert!(idle.is_open() && !busy.is_open());
+        busy.release(1);
+        assert!(busy.is_open(), "there is room for all again");
+        many.hold(1);
+        assert!(!busy.is_open());
+        busy.release(1);
+        assert!(busy.is_open());
+        drop(many);
+        assert_eq!(together.get(), 0);
     }
 }

@@ -11,6 +11,7 @@ mod browser;
 mod delivery;
 mod echo;
 mod framing;
+mod hostile;
 mod log;
 mod metrics;
 mod nodes;

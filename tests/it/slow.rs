@@ -1,15 +1,13 @@
 //! Those who do not read: what they cost, how they end, and that nobody else notices. On real processes, because how
 //! much is buffered is set where the program starts its server.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::support::bystander::{Bystander, QUICKLY};
 use crate::support::client::Client;
-use crate::support::memory::Memory;
+use crate::support::memory::{Memory, descriptors};
 use crate::support::node::Node;
 use crate::support::raw::{FIRST_TEXT, PING, Raw, Received, TEXT, command, frame};
 use crate::support::{undisturbed, within};
@@ -24,9 +22,6 @@ const WINDOW: usize = 8;
 
 /// How soon one who does not read has to be ended.
 const END: Duration = Duration::from_secs(15);
-
-/// The longest that a bystander may wait for an answer, in a debug build on a busy machine.
-const QUICKLY: Duration = Duration::from_millis(500);
 
 /// A node that asks nobody whether he is there: what ends those who do not read has to be something else.
 async fn unasking_node(variables: &[(&str, &str)]) -> Node {
@@ -121,70 +116,6 @@ async fn assert_cut(stuck: &mut [Raw], since: Instant) {
     }
 }
 
-/// Somebody in a room of its own who asks and publishes again and again, on a thread of its own.
-struct Bystander {
-    stop: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<Duration>>,
-}
-
-impl Bystander {
-    fn start(node: &Node) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (address, stopped) = (node.address().to_owned(), stop.clone());
-        let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime
-                .expect("a runtime")
-                .block_on(Self::ask(&address, &stopped))
-        });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
-    }
-
-    /// The longest that an answer took.
-    async fn ask(address: &str, stopped: &AtomicBool) -> Duration {
-        let mut raw = Raw::v1(address).await;
-        raw.send(&command(&json!({"type": "SUBSCRIBE", "room": "elsewhere"})))
-            .await;
-        assert_eq!(raw.json().await["type"], "subscribed");
-        let mut longest = Duration::ZERO;
-        for n in 0.. {
-            let asked = Instant::now();
-            raw.send(&command(&json!({"type": "PING", "id": n}))).await;
-            raw.send(&command(
-                &json!({"type": "sendMessage", "room": "elsewhere", "message": n}),
-            ))
-            .await;
-            let mut kinds =
-                [raw.json().await, raw.json().await, raw.json().await].map(|frame| frame["type"].clone());
-            kinds.sort_by_key(ToString::to_string);
-            assert_eq!(kinds, ["message", "pong", "sent"]);
-            longest = longest.max(asked.elapsed());
-            if stopped.load(Ordering::Relaxed) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        longest
-    }
-
-    fn assert_was_served_quickly(mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().expect("joined once");
-        let longest = thread.join().expect("a bystander that was served");
-        println!("the bystander waited {longest:?} at most");
-        assert!(longest < QUICKLY, "the bystander had to wait for {longest:?}");
-    }
-}
-
-impl Drop for Bystander {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
 #[actix::test]
 async fn one_member_that_never_reads_costs_little_and_nobody_else_notices() {
     let _turn = undisturbed().await;
@@ -217,7 +148,7 @@ async fn one_member_that_never_reads_costs_little_and_nobody_else_notices() {
     let since = Instant::now();
     assert_cut(&mut [stuck], since).await;
     memory.assert_growth(8 * MIB);
-    bystander.assert_was_served_quickly();
+    bystander.assert_was_served_within(QUICKLY);
     // The others are there still.
     publish(&mut sender, "r", all..all + 1).await;
     for reader in &mut readers {
@@ -245,7 +176,7 @@ async fn twenty_members_that_never_read_cost_their_backlogs_and_are_all_ended() 
     );
     assert_cut(&mut stuck, Instant::now()).await;
     memory.assert_growth(32 * MIB);
-    bystander.assert_was_served_quickly();
+    bystander.assert_was_served_within(QUICKLY);
 }
 
 #[actix::test]
@@ -300,19 +231,7 @@ async fn a_flood_whose_answers_are_read_delays_nobody() {
             assert_ne!(flooder.next().await, Received::End);
         }
     }
-    bystander.assert_was_served_quickly();
-}
-
-/// Descriptors that a process has open.
-#[cfg(target_os = "linux")]
-fn descriptors(node: &Node) -> Option<usize> {
-    let directory = format!("/proc/{}/fd", node.pid().as_raw_nonzero());
-    Some(std::fs::read_dir(directory).expect("a process of ours").count())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn descriptors(_: &Node) -> Option<usize> {
-    None
+    bystander.assert_was_served_within(QUICKLY);
 }
 
 #[actix::test]
@@ -398,7 +317,7 @@ async fn assert_flood_is_stopped(what: &str, bytes: &[u8]) {
     println!("{what}: {} KiB were taken", sent / 1024);
     assert_cut(&mut [flooder], last_taken).await;
     memory.assert_growth(8 * MIB);
-    bystander.assert_was_served_quickly();
+    bystander.assert_was_served_within(QUICKLY);
 }
 
 #[actix::test]

@@ -1042,6 +1042,13 @@ async fn errors_repeat_little_of_the_input() {
         json!({"type": long}),
         json!({"type": "SUBSCRIBE", "room": long}),
         json!({"type": "SUBSCRIBE", "room": {"a": long}}),
+        json!({"type": "SUBSCRIBE", "room": "r", "roomId": long}),
+        json!({"type": "SUBSCRIBE", "room": "r", "after": long, "epoch": long}),
+        json!({"type": "SUBSCRIBE", "room": "r", "after": 1, "epoch": [long]}),
+        json!({"type": "SUBSCRIBE", "room": "r", "history": long}),
+        json!({"type": "sendMessage", "room": "r", "message": "m", "key": long}),
+        json!({"type": "PING", "id": long}),
+        json!(long),
     ] {
         client.command(command).await;
         let frame = client.json().await;
@@ -1143,6 +1150,13 @@ async fn handshakes_that_are_none_are_refused() {
         ),
         ("another upgrade", upgrade().with("upgrade", "h2c"), 400),
         ("a longer upgrade", upgrade().with("upgrade", "xwebsocketx"), 400),
+        (
+            "a choice of upgrades",
+            upgrade().with("upgrade", "websocket, h2c"),
+            400,
+        ),
+        ("a body", upgrade().and("content-length", "8"), 400),
+        ("chunks", upgrade().and("transfer-encoding", "chunked"), 400),
         ("HTTP/1.0", upgrade().version("HTTP/1.0"), 400),
         ("POST", upgrade().method("POST"), 405),
         ("PUT", upgrade().method("PUT"), 405),
@@ -1167,7 +1181,7 @@ async fn handshakes_may_look_different_and_be_right() {
     let upgrade = || Request::upgrade("/ws");
     let accepted = [
         upgrade().with("upgrade", "WebSocket"),
-        upgrade().with("upgrade", "websocket, h2c"),
+        upgrade().and("content-length", "0"),
         upgrade().with("connection", "keep-alive, Upgrade"),
         upgrade().with("connection", "UPGRADE"),
         upgrade().with("host", "chat.example:8080"),

@@ -1,4 +1,4 @@
-//! What a node occupies of the machine's memory. Where that cannot be found out, nothing is checked.
+//! What a node takes of the machine: memory, descriptors, time. Where that cannot be found out, nothing is checked.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -34,12 +34,14 @@ impl Memory {
         Self { before, peak, watch }
     }
 
+    /// The most that it has been above what it was, in bytes.
+    pub(crate) fn growth(&self) -> Option<usize> {
+        Some(self.peak.get()? - self.before?)
+    }
+
     /// Checks that it has never been more than so much above what it was.
     pub(crate) fn assert_growth(&self, most: usize) {
-        let (Some(before), Some(peak)) = (self.before, self.peak.get()) else {
-            return;
-        };
-        let growth = peak - before;
+        let Some(growth) = self.growth() else { return };
         println!(
             "memory grew by {} KiB, {} KiB are allowed",
             growth / 1024,
@@ -69,5 +71,35 @@ fn resident(pid: Pid) -> Option<usize> {
 
 #[cfg(not(target_os = "linux"))]
 fn resident(_: Pid) -> Option<usize> {
+    None
+}
+
+/// Descriptors that a node has open.
+#[cfg(target_os = "linux")]
+pub(crate) fn descriptors(node: &Node) -> Option<usize> {
+    let directory = format!("/proc/{}/fd", node.pid().as_raw_nonzero());
+    Some(std::fs::read_dir(directory).expect("a process of ours").count())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn descriptors(_: &Node) -> Option<usize> {
+    None
+}
+
+/// Processor time that a node has used.
+#[cfg(target_os = "linux")]
+pub(crate) fn processor_time(node: &Node) -> Option<Duration> {
+    // Linux counts it in hundredths of a second wherever this runs.
+    const TICK: Duration = Duration::from_millis(10);
+    let path = format!("/proc/{}/stat", node.pid().as_raw_nonzero());
+    let line = std::fs::read_to_string(path).expect("a process of ours");
+    let (_, fields) = line.rsplit_once(") ").expect("a name in brackets");
+    let mut ticks = fields.split(' ').skip(11).map(|field| field.parse::<u32>());
+    let mut next = || ticks.next().expect("a field").expect("a number");
+    Some(TICK * (next() + next()))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn processor_time(_: &Node) -> Option<Duration> {
     None
 }

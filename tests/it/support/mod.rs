@@ -1,6 +1,7 @@
 //! What the tests are made of: nodes, brokers, clients, and waiting for conditions.
 
 pub(crate) mod browser;
+pub(crate) mod bystander;
 pub(crate) mod client;
 pub(crate) mod member;
 pub(crate) mod memory;

@@ -38,8 +38,20 @@ impl Node {
     /// [`Node::start_with`], and nobody reads its log until [`Node::read_log`].
     pub(crate) async fn start_unread(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_roomcast"));
+        command.args(arguments);
+        Self::spawn(command, variables)
+    }
+
+    /// [`Node::start`] with so many descriptors at most.
+    pub(crate) async fn start_with_descriptors(most: usize, variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("ulimit -n {most} && exec \"$0\"")]);
+        command.arg(env!("CARGO_BIN_EXE_roomcast"));
+        Self::spawn(command, variables)
+    }
+
+    fn spawn(mut command: Command, variables: &[(&str, &str)]) -> Self {
         command
-            .args(arguments)
             .env_clear()
             .envs([("HOST", "127.0.0.1"), ("PORT", "0"), ("ROOMCAST_WORKERS", "2")])
             .envs(variables.iter().copied())

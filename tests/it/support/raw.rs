@@ -145,13 +145,18 @@ impl Request {
 
     /// Sends it on this connection.
     pub(crate) async fn send_on(self, mut raw: Raw) -> (Raw, Response) {
+        raw.send(&self.bytes()).await;
+        let response = raw.response(self.method == "HEAD").await;
+        (raw, response)
+    }
+
+    /// What it is on the wire.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut text = format!("{} {} {}\r\n", self.method, self.target, self.version);
         for (name, value) in &self.headers {
             text += &format!("{name}: {value}\r\n");
         }
-        raw.send((text + "\r\n").as_bytes()).await;
-        let response = raw.response(self.method == "HEAD").await;
-        (raw, response)
+        (text + "\r\n").into_bytes()
     }
 }
 
@@ -259,6 +264,38 @@ impl Raw {
             .await
             .expect("bytes in time")
             .unwrap_or(0)
+    }
+
+    /// Reads what is there, at most so many bytes; nothing if there is nothing.
+    pub(crate) async fn sip(&mut self, most: usize) -> Vec<u8> {
+        let mut buffer = vec![0; most];
+        let read = timeout(Duration::from_millis(1), self.stream.read(&mut buffer)).await;
+        let count = read.map_or(0, |count| count.expect("an open connection"));
+        buffer.truncate(count);
+        buffer
+    }
+
+    /// Takes bytes back that were read, to find frames in them.
+    pub(crate) fn put_back(&mut self, bytes: Vec<u8>) {
+        self.received.splice(0..0, bytes);
+    }
+
+    /// Sends no more, and goes on reading.
+    pub(crate) async fn finish(&mut self) {
+        self.stream.shutdown().await.expect("an open connection");
+    }
+
+    /// All bytes that come until the connection ends, by a reset too; nothing if it does not end in time.
+    pub(crate) async fn bytes_until_end(&mut self, patience: Duration) -> Option<Vec<u8>> {
+        let mut bytes = std::mem::take(&mut self.received);
+        let reading = async {
+            let mut buffer = vec![0; 64 * 1024];
+            while let Ok(count @ 1..) = self.stream.read(&mut buffer).await {
+                bytes.extend(&buffer[..count]);
+            }
+        };
+        timeout(patience, reading).await.ok()?;
+        Some(bytes)
     }
 
     /// Makes the end of this connection a reset, as of one that vanishes.
@@ -373,7 +410,8 @@ impl Raw {
         })
     }
 
-    async fn response(&mut self, without_body: bool) -> Response {
+    /// The answer to a request that was sent as bytes; an interim one counts.
+    pub(crate) async fn response(&mut self, without_body: bool) -> Response {
         let end = loop {
             if let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
                 break end;
