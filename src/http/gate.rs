@@ -9,7 +9,9 @@
 //! - Of a head that is too long nothing is passed on; the codec gets one that it answers with 431.
 //! - A body is passed on as far as its length says. Behind one without a length no other request follows.
 //! - What nobody will read is read and forgotten for a while, so that the peer gets its answer.
-//! - Every phase has a time limit: the codec's own for heads, and the ones below. A session looks after itself.
+//! - Every phase has a time limit: the codec's own for heads, and the ones below. A session looks after itself, and can have
+//!   its connection reset from outside: one whose peer does not read is frozen, and cannot end itself.
+//! - The peer is told at once that nothing more comes, and has some time to read it and to end its own side.
 //!
 //! The codec's side reads and writes the [`Gate`]; [`Latch`] is what requests and answers tell it.
 
@@ -79,6 +81,8 @@ enum Phase {
     Session,
     /// Nothing is served any more.
     Over,
+    /// The connection is to be reset.
+    Cut,
 }
 
 /// How far a connection is, shared by its gate and what serves its requests.
@@ -87,7 +91,7 @@ pub(super) struct Latch {
     phase: Cell<Phase>,
     /// When the phase ends the hard way.
     limit: Cell<Option<Instant>>,
-    /// The connection's task, if it was told to wait for another phase.
+    /// The connection's task, if another phase would change something for it.
     waiting: RefCell<Option<Waker>>,
 }
 
@@ -108,11 +112,17 @@ impl Latch {
         self.enter(Phase::Session, None);
     }
 
+    /// Resets the connection: the peer gets nothing more, and the kernel frees what it held for it.
+    pub(super) fn cut(&self) {
+        self.enter(Phase::Cut, None);
+    }
+
     /// The answer is made, or the session has ended.
     pub(super) fn end(&self) {
         match self.phase.get() {
             // The limit stays: the answer has to be taken, too.
             Phase::Answer { last: false } => self.phase.set(Phase::Head),
+            Phase::Cut => {}
             _ => self.enter(Phase::Over, Some(END_TIME)),
         }
         self.wake();
@@ -131,14 +141,23 @@ impl Latch {
     }
 
     fn wait<T>(&self, cx: &Context<'_>) -> Poll<T> {
-        *self.waiting.borrow_mut() = Some(cx.waker().clone());
+        self.remember(cx);
         Poll::Pending
+    }
+
+    fn remember(&self, cx: &Context<'_>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waiting = Some(cx.waker().clone());
+        }
     }
 }
 
 /// A connection as the codec sees it.
 pub(super) struct Gate<S> {
     socket: S,
+    /// Makes the end of the socket a reset.
+    reset: fn(&S),
     latch: Rc<Latch>,
     /// Bytes that were read and not passed on, …
     held: BytesMut,
@@ -151,12 +170,15 @@ pub(super) struct Gate<S> {
     forgotten: usize,
     /// The kernel takes no more of an answer.
     is_blocked: bool,
+    /// The peer was told that nothing more comes.
+    is_shut: bool,
     /// Runs out at the moment beside it.
     timer: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl<S> Gate<S> {
-    pub(super) fn new(socket: S) -> Self {
+    /// `reset` makes the end of a socket a reset.
+    pub(super) fn new(socket: S, reset: fn(&S)) -> Self {
         let latch = Latch {
             phase: Cell::new(Phase::Head),
             limit: Cell::new(None),
@@ -164,6 +186,7 @@ impl<S> Gate<S> {
         };
         Self {
             socket,
+            reset,
             latch: Rc::new(latch),
             held: BytesMut::new(),
             free: 0,
@@ -171,16 +194,18 @@ impl<S> Gate<S> {
             is_head_begun: false,
             forgotten: 0,
             is_blocked: false,
+            is_shut: false,
             timer: None,
         }
     }
 
-    pub(super) fn socket(&self) -> &S {
-        &self.socket
-    }
-
     pub(super) fn latch(&self) -> &Rc<Latch> {
         &self.latch
+    }
+
+    fn reset(&self) -> io::Error {
+        (self.reset)(&self.socket);
+        io::ErrorKind::ConnectionReset.into()
     }
 
     /// Whether the phase has lasted too long. The task is woken when it has.
@@ -314,8 +339,16 @@ impl<S: AsyncRead + Unpin> Gate<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn forget(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn forget(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        S: AsyncWrite,
+    {
         self.held = BytesMut::new();
+        // The codec has written everything by now, unless the kernel does not take it.
+        if !self.is_blocked && !self.is_shut {
+            self.is_shut = true;
+            std::task::ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
+        }
         while std::task::ready!(self.hold(READ, cx))? > 0 {
             self.held.clear();
         }
@@ -323,7 +356,7 @@ impl<S: AsyncRead + Unpin> Gate<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gate<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -341,8 +374,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
             Phase::Head => this.read_head(cx, buffer),
             Phase::Passed | Phase::Answer { .. } => this.latch.wait(cx),
             Phase::Body(left) => this.read_body(left, cx, buffer),
-            Phase::Chunks | Phase::Session => this.read_on(cx, buffer),
+            Phase::Session => {
+                this.latch.remember(cx);
+                this.read_on(cx, buffer)
+            }
+            Phase::Chunks => this.read_on(cx, buffer),
             Phase::Over => this.forget(cx),
+            Phase::Cut => Poll::Ready(Err(this.reset())),
         }
     }
 }
@@ -353,7 +391,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
         if this.is_late(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        if this.latch.phase.get() == Phase::Cut {
+            return Poll::Ready(Err(this.reset()));
+        }
         let written = Pin::new(&mut this.socket).poll_write(cx, bytes);
+        if written.is_pending() {
+            this.latch.remember(cx);
+        }
         let was_blocked = std::mem::replace(&mut this.is_blocked, written.is_pending());
         if was_blocked && !this.is_blocked {
             this.latch.wake();

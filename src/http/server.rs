@@ -19,11 +19,11 @@ use actix_web::middleware::{Next, from_fn};
 use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
 use bytes::Bytes;
+use socket2::SockRef;
 
 use super::gate::{Body, Gate, Latch};
 use super::ws::wants_websocket;
 use super::{Node, configure};
-use crate::session::socket::SocketHandle;
 
 /// How long a client may take to send the head of its first request. With the time it takes to end the connection
 /// that is less than 10 s.
@@ -32,8 +32,16 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a connection stays without a request behind an answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// How long a connection lingers after the server's last byte, so that the peer can read it.
+/// How long a peer may take to end its side of a connection after the server has.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// How long sent bytes may stay unacknowledged before the kernel gives a connection up: peers that vanished. Much
+/// less would also end peers that read slowly.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Unsent bytes that the kernel takes for a peer that does not read; the rest waits where it is counted.
+#[cfg(target_os = "linux")]
+const UNSENT_LOW_WATER: u32 = 16 * 1024;
 
 /// Serves a node on `listener`, on as many threads as it is configured to, until its handle stops it. Connections
 /// beyond `max_connections` are accepted when others have ended.
@@ -62,17 +70,41 @@ pub fn start(node: Data<Node>, listener: TcpListener, max_connections: usize) ->
                 // everything, which is what its backlog is measured by.
                 .h1_write_buffer_size(1)
                 .on_connect_ext(|gate: &Gate<TcpStream>, extensions| {
-                    extensions.insert(SocketHandle::adopt(gate.socket()));
                     extensions.insert(gate.latch().clone());
                 })
                 .h1(map_config(app, |()| AppConfig::default()));
             fn_service(async |socket: TcpStream| {
                 let peer = socket.peer_addr().ok();
-                Ok::<_, DispatchError>((Gate::new(socket), peer))
+                prepare(&socket);
+                Ok::<_, DispatchError>((Gate::new(socket, reset_at_end), peer))
             })
             .and_then(http)
         })?;
     Ok(server.run())
+}
+
+/// Sets what the kernel is to do with a new connection. Refusals are harmless: it then works with the system's defaults.
+fn prepare(socket: &TcpStream) {
+    let socket = SockRef::from(socket);
+    let _ = socket.set_tcp_nodelay(true);
+    #[cfg(target_os = "linux")]
+    {
+        let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+        let _ = socket.set_tcp_notsent_lowat(UNSENT_LOW_WATER);
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        // The nearest that every other system has: an idle peer is asked whether it is still there.
+        let keepalive = socket2::TcpKeepalive::new().with_time(USER_TIMEOUT);
+        // Windows takes an interval that is not named as zero and not as its default.
+        #[cfg(windows)]
+        let keepalive = keepalive.with_interval(Duration::from_secs(1));
+        let _ = socket.set_tcp_keepalive(&keepalive);
+    }
+}
+
+fn reset_at_end(socket: &TcpStream) {
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
 /// Tells the connection's gate where each of its requests stands.

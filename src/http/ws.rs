@@ -15,6 +15,7 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use actix_web_actors::ws as handshake;
 
+use super::gate::Latch;
 use super::{Node, ops};
 use crate::config::Config;
 use crate::protocol::close::CloseCode;
@@ -22,7 +23,6 @@ use crate::protocol::{Dialect, V1_SUBPROTOCOL, excerpt};
 use crate::rooms::worker::Worker;
 use crate::session::actor::WsSession;
 use crate::session::seat::{Limits, Seat, Service};
-use crate::session::socket::SocketHandle;
 
 /// The text of a message may be this much longer in JSON, with every byte escaped …
 const ESCAPED_BYTES: u64 = 6;
@@ -149,7 +149,7 @@ fn open(
         node: node.name.clone(),
         dialect,
         user,
-        socket: request.conn_data::<SocketHandle>().copied(),
+        cut: cut(request),
         service,
         peer: request.peer_addr(),
         limits: limits(&node.config, service),
@@ -163,6 +163,16 @@ fn open(
         response.insert_header((header::SEC_WEBSOCKET_PROTOCOL, V1_SUBPROTOCOL));
     }
     Ok(response.streaming(WsSession::start(seat, body)))
+}
+
+/// Resets the request's connection, where the server has put a gate before it.
+fn cut(request: &HttpRequest) -> Rc<dyn Fn()> {
+    let latch = request.conn_data::<Rc<Latch>>().cloned();
+    Rc::new(move || {
+        if let Some(latch) = &latch {
+            latch.cut();
+        }
+    })
 }
 
 fn limits(config: &Config, service: Service) -> Limits {

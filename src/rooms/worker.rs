@@ -104,8 +104,8 @@ pub struct Attached {
     pub since: Instant,
     /// Its state.
     pub vitals: Rc<Vitals>,
-    /// Ends its socket.
-    pub cut: Box<dyn Fn()>,
+    /// Resets its connection.
+    pub cut: Rc<dyn Fn()>,
 }
 
 /// One HTTP worker's sessions.

@@ -494,7 +494,6 @@ impl Actor for WsSession {
     type Context = Ctx;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let socket = self.seat.socket;
         self.seat.worker.attach(
             self.id,
             Attached {
@@ -503,11 +502,7 @@ impl Actor for WsSession {
                 peer: self.seat.peer,
                 since: Instant::now(),
                 vitals: self.vitals.clone(),
-                cut: Box::new(move || {
-                    if let Some(socket) = socket {
-                        socket.cut();
-                    }
-                }),
+                cut: self.seat.cut.clone(),
             },
         );
         if let Some(code) = self.seat.turned_away {

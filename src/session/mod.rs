@@ -2,8 +2,7 @@
 //!
 //! [`actor`] is the session, [`seat`] what the handshake gives it. Around it stand the streams of its connection, `inbound` (framing, sizes, pace) and
 //! `outbound` (pieces, progress). `joiner` makes one message of its fragments, `lanes` keeps the order of its commands,
-//! `rate` counts them, `replay` holds back what is live while the past is told, `reply` words the answers, [`socket`]
-//! ends what cannot end itself.
+//! `rate` counts them, `replay` holds back what is live while the past is told, `reply` words the answers.
 
 pub mod actor;
 mod framing;
@@ -18,4 +17,3 @@ mod rate;
 mod replay;
 mod reply;
 pub mod seat;
-pub mod socket;

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::socket::SocketHandle;
 use crate::metrics::Metrics;
 use crate::protocol::Dialect;
 use crate::protocol::close::CloseCode;
@@ -26,8 +25,8 @@ pub struct Seat {
     pub dialect: Dialect,
     /// The peer's name, unverified.
     pub user: Option<Box<str>>,
-    /// The connection's socket, where the server has noted it.
-    pub socket: Option<SocketHandle>,
+    /// Resets the connection. A session whose peer does not read is frozen, and cannot end itself.
+    pub cut: Rc<dyn Fn()>,
     /// What it does with what it is sent.
     pub service: Service,
     /// The other end of the connection.

@@ -65,7 +65,7 @@ fn attach(worker: &Rc<Worker>) -> (SessionId, mpsc::UnboundedReceiver<Notice>) {
             peer: None,
             since: Instant::now(),
             vitals,
-            cut: Box::new(|| {}),
+            cut: Rc::new(|| {}),
         },
     );
     (id, notices)
