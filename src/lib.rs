@@ -45,7 +45,6 @@ use http::{Capacity, Node};
 use lifeline::{Ends, Lifelines};
 use metrics::Metrics;
 use protocol::close::CloseCode;
-use rooms::Notice;
 use rooms::hub::Hub;
 use shutdown::Stop;
 
@@ -150,16 +149,17 @@ async fn serve(
     let outcome = tokio::select! {
         ended = &mut server => return ended.map_err(std::io::Error::other)?.map_err(RunError::Http),
         part = ends.next() => Err(RunError::PartDied(part)),
-        stop = stops.recv() => {
-            wind_down(&node, stop.unwrap_or(Stop::Drain), &mut stops).await;
-            Ok(())
-        }
+        stop = stops.recv() => tokio::select! {
+            () = wind_down(&node, stop.unwrap_or(Stop::Drain), &mut stops) => Ok(()),
+            // Until the last session is closed the node is needed whole.
+            part = ends.next() => Err(RunError::PartDied(part)),
+        },
     };
     handle.stop(false).await;
     outcome
 }
 
-/// Closes all sessions and waits until they are gone, time is up, or a second signal comes.
+/// Closes all sessions and waits until their connections are gone, time is up, or a second signal comes.
 async fn wind_down(node: &Node, stop: Stop, stops: &mut mpsc::UnboundedReceiver<Stop>) {
     info!("stopping: how={stop:?} sessions={}", node.capacity.open());
     node.draining.store(true, Ordering::Relaxed);
@@ -170,7 +170,7 @@ async fn wind_down(node: &Node, stop: Stop, stops: &mut mpsc::UnboundedReceiver<
             over + shutdown::DRAIN_GRACE
         }
         Stop::Interrupt => {
-            node.hub.announce(Notice::Close(CloseCode::GoingAway));
+            node.hub.close_all(CloseCode::GoingAway);
             shutdown::INTERRUPT_PATIENCE
         }
     };
@@ -183,9 +183,9 @@ async fn wind_down(node: &Node, stop: Stop, stops: &mut mpsc::UnboundedReceiver<
     tokio::select! {
         () = gone => {}
         () = tokio::time::sleep(patience) => {
-            warn!("stopping with sessions that could not be told: sessions={}", node.capacity.open());
+            warn!("stopping with connections that have not ended: connections={}", node.capacity.open());
         }
-        _ = stops.recv() => warn!("stopping at once: sessions={}", node.capacity.open()),
+        _ = stops.recv() => warn!("stopping at once: connections={}", node.capacity.open()),
     }
 }
 

@@ -29,7 +29,7 @@ use prometheus_client::metrics::counter::Counter;
 pub const MAX_QUEUED_BYTES: usize = 1024 * 1024;
 
 /// How long the process waits at its end for its last lines to be written.
-pub const LAST_WORDS: Duration = Duration::from_secs(1);
+pub const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// How long a thread that panics waits for that to be written: perhaps the process is aborted next.
 const PANIC_PATIENCE: Duration = Duration::from_millis(100);

@@ -22,7 +22,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use self::kinds::{By, ByCode, Catalogue, FloatGauge, Latency, Listed, metrics};
-use self::labels::{BadPayload, Connection, Dropped, GapCause, Published, Read, Recovered};
+use self::labels::{BadPayload, Connection, Dropped, GapCause, Published, Read, Recovered, Refused};
 pub use self::labels::{ClosedBy, Eviction};
 use self::process::about_the_process;
 
@@ -31,6 +31,10 @@ metrics! {
     pub struct Metrics {
         /// Open WebSocket sessions.
         sessions: Gauge,
+        /// Handshakes that were refused, by the status of the answer.
+        handshakes_refused: By<Refused>,
+        /// Sessions that were turned away because the node was full.
+        sessions_turned_away: Counter,
         /// Sessions that have begun.
         sessions_opened: Counter,
         /// Sessions that have ended, by who ended them.

@@ -25,7 +25,7 @@ pub enum Stop {
 pub const DRAIN_GRACE: Duration = Duration::from_millis(3_500);
 
 /// How long interrupted sessions may take to be told.
-pub const INTERRUPT_PATIENCE: Duration = Duration::from_millis(500);
+pub const INTERRUPT_PATIENCE: Duration = Duration::from_millis(400);
 
 /// Requests to stop, one for each signal that the process receives. Must be called within a runtime.
 ///

@@ -19,8 +19,7 @@ struct Running {
     node: Data<Node>,
     address: SocketAddr,
     end: JoinHandle<Result<(), RunError>>,
-    /// Keeps it from being stopped.
-    _stops: mpsc::UnboundedSender<Stop>,
+    stops: mpsc::UnboundedSender<Stop>,
 }
 
 impl Running {
@@ -40,7 +39,7 @@ impl Running {
             node,
             address,
             end,
-            _stops: stops_sender,
+            stops: stops_sender,
         }
     }
 
@@ -70,7 +69,7 @@ async fn a_session_that_panics_is_closed_with_1011_and_the_node_goes_on() {
     assert!(doomed.send(command("SUBSCRIBE")).await.is_ok());
     assert!(doomed.send(command("sendMessage")).await.is_ok());
     assert!(matches!(next(&mut doomed).await, Some(Frame::Text(text)) if text == "hi"));
-    running.node.hub.announce(Notice::Panic);
+    running.node.hub.panic_in_sessions();
     let Some(Frame::Close(Some(reason))) = next(&mut doomed).await else {
         panic!("it is told that it ends")
     };
@@ -92,13 +91,26 @@ async fn a_session_that_panics_is_closed_with_1011_and_the_node_goes_on() {
 async fn the_panic_of_a_part_ends_the_node_and_says_so() {
     // Nobody listens on port 1; the subscriber is there all the same.
     let on_redis = &[("REDIS_URL", "redis://127.0.0.1:1")];
-    for (variables, panic, part) in [
-        (&[][..], registry::Panic::Here, "the room registry"),
-        (&[], registry::Panic::InTheLink, "the embedded broker"),
-        (on_redis, registry::Panic::InTheLink, "the subscriber of redis"),
+    for (variables, panic, part, stops) in [
+        (&[][..], registry::Panic::Here, "the room registry", false),
+        (&[], registry::Panic::InTheLink, "the embedded broker", false),
+        (
+            on_redis,
+            registry::Panic::InTheLink,
+            "the subscriber of redis",
+            false,
+        ),
+        // While it stops, too.
+        (&[], registry::Panic::Here, "the room registry", true),
     ] {
         let running = Running::start(variables);
         let mut client = running.connect().await;
+        if stops {
+            running.stops.send(Stop::Drain).expect("it runs");
+            while !running.node.is_draining() {
+                tokio::task::yield_now().await;
+            }
+        }
         running.node.hub.registry.do_send(panic);
         let end = timeout(PATIENCE, running.end).await.expect("an end in time");
         let error = end

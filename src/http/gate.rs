@@ -15,6 +15,7 @@
 //!
 //! The codec's side reads and writes the [`Gate`]; [`Latch`] is what requests and answers tell it.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
@@ -86,11 +87,12 @@ enum Phase {
 }
 
 /// How far a connection is, shared by its gate and what serves its requests.
-#[derive(Debug)]
 pub(super) struct Latch {
     phase: Cell<Phase>,
     /// When the phase ends the hard way.
     limit: Cell<Option<Instant>>,
+    /// Given back with the connection.
+    kept: RefCell<Option<Rc<dyn Any>>>,
     /// The connection's task, if another phase would change something for it.
     waiting: RefCell<Option<Waker>>,
 }
@@ -110,6 +112,11 @@ impl Latch {
     /// The connection becomes a session.
     pub(super) fn open(&self) {
         self.enter(Phase::Session, None);
+    }
+
+    /// Keeps something as long as the connection lasts.
+    pub(super) fn keep(&self, kept: Rc<dyn Any>) {
+        *self.kept.borrow_mut() = Some(kept);
     }
 
     /// Resets the connection: the peer gets nothing more, and the kernel frees what it held for it.
@@ -182,6 +189,7 @@ impl<S> Gate<S> {
         let latch = Latch {
             phase: Cell::new(Phase::Head),
             limit: Cell::new(None),
+            kept: RefCell::default(),
             waiting: RefCell::default(),
         };
         Self {

@@ -140,7 +140,12 @@ fn open(
         ));
     }
     let user = user(request.query_string())?;
-    let place = node.capacity.take();
+    let latch = request.conn_data::<Rc<Latch>>().cloned();
+    let place = Rc::new(node.capacity.take());
+    if let Some(latch) = &latch {
+        // A connection that lingers for its peer to read the end still takes its place.
+        latch.keep(place.clone());
+    }
     let turned_away = (!place.fits).then_some(CloseCode::Full);
     let seat = Seat {
         hub: node.hub.clone(),
@@ -149,12 +154,12 @@ fn open(
         node: node.name.clone(),
         dialect,
         user,
-        cut: cut(request),
+        cut: cut(latch),
         service,
         peer: request.peer_addr(),
         limits: limits(&node.config, service),
         turned_away,
-        place: Box::new(place),
+        place,
     };
     let mut response =
         handshake::handshake(request).map_err(|error| Refusal::bad_request(error.to_string()))?;
@@ -165,9 +170,8 @@ fn open(
     Ok(response.streaming(WsSession::start(seat, body)))
 }
 
-/// Resets the request's connection, where the server has put a gate before it.
-fn cut(request: &HttpRequest) -> Rc<dyn Fn()> {
-    let latch = request.conn_data::<Rc<Latch>>().cloned();
+/// Resets a connection, where the server has put a gate before it.
+fn cut(latch: Option<Rc<Latch>>) -> Rc<dyn Fn()> {
     Rc::new(move || {
         if let Some(latch) = &latch {
             latch.cut();

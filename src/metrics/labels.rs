@@ -63,6 +63,22 @@ labels! {
         Loss = "loss",
     }
 
+    /// The status that a refused handshake was answered with.
+    "status" => Refused {
+        /// It is malformed, or asks for what is not spoken here.
+        BadRequest = "400",
+        /// A token is missing or bad.
+        Unauthorized = "401",
+        /// The page's origin may not connect.
+        Forbidden = "403",
+        /// It is no GET.
+        Method = "405",
+        /// It is of another version, or no handshake at all.
+        Upgrade = "426",
+        /// The node is stopping.
+        Stopping = "503",
+    }
+
     /// What became of a publish.
     "outcome" => Published {
         /// The broker has it.
@@ -141,5 +157,20 @@ labels! {
 impl From<bool> for Recovered {
     fn from(recovered: bool) -> Self {
         if recovered { Self::Yes } else { Self::No }
+    }
+}
+
+impl Refused {
+    /// The label for this status.
+    #[must_use]
+    pub fn of(status: u16) -> Self {
+        match status {
+            401 => Self::Unauthorized,
+            403 => Self::Forbidden,
+            405 => Self::Method,
+            426 => Self::Upgrade,
+            503 => Self::Stopping,
+            _ => Self::BadRequest,
+        }
     }
 }

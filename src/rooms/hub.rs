@@ -1,20 +1,21 @@
 //! Handles to what a node has once: the registry and the way into the broker. Cloned into every HTTP worker.
 
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::prelude::{Actor, Addr, Arbiter, ArbiterHandle};
 use tokio::sync::mpsc;
 
-use super::registry::{AddWorker, Announce, RegistryLimits, Retire, RoomRegistry};
-use super::worker::Worker;
-use super::{Notice, WorkerId};
+use super::WorkerId;
+use super::registry::{AddWorker, RegistryLimits, RoomRegistry};
+use super::retirement::Retirement;
+use super::worker::{Order, Worker};
 use crate::broker::{Broker, Publisher};
 use crate::config::Config;
 use crate::lifeline::Lifelines;
 use crate::metrics::Metrics;
+use crate::protocol::close::CloseCode;
 
 /// The node's singletons.
 #[derive(Clone)]
@@ -23,7 +24,8 @@ pub struct Hub {
     pub registry: Addr<RoomRegistry>,
     /// The way into the broker.
     pub publisher: Publisher,
-    next_worker: Arc<AtomicU16>,
+    /// Ways to the workers that neither the registry nor a queue of deliveries stands in.
+    orders: Arc<Mutex<Vec<mpsc::UnboundedSender<Order>>>>,
     metrics: Arc<Metrics>,
     heartbeat: Duration,
     lifelines: Lifelines,
@@ -60,7 +62,7 @@ impl Hub {
         Self {
             registry,
             publisher,
-            next_worker: Arc::new(AtomicU16::new(0)),
+            orders: Arc::default(),
             metrics: metrics.clone(),
             heartbeat: config.heartbeat,
             lifelines,
@@ -71,24 +73,53 @@ impl Hub {
     /// Starts what a worker needs, on the current thread.
     #[must_use]
     pub fn add_worker(&self) -> Rc<Worker> {
-        let id = WorkerId(self.next_worker.fetch_add(1, Ordering::Relaxed));
+        let (order_sender, orders) = mpsc::unbounded_channel();
+        let id = {
+            let mut all = self.orders();
+            all.push(order_sender);
+            WorkerId(u16::try_from(all.len() - 1).expect("workers are few"))
+        };
         let queue = mpsc::unbounded_channel();
         self.registry.do_send(AddWorker(id, queue.0.clone()));
         let registry = self.registry.clone().recipient();
         let metrics = self.metrics.clone();
-        Worker::start(id, queue, registry, metrics, self.heartbeat, &self.lifelines)
+        Worker::start(
+            id,
+            (queue, orders),
+            registry,
+            metrics,
+            self.heartbeat,
+            &self.lifelines,
+        )
     }
 
     /// Closes all sessions, one after another over this time.
     pub fn retire(&self, over: Duration) {
-        self.registry.do_send(Retire {
-            began: Instant::now(),
-            over,
-        });
+        let began = Instant::now();
+        let workers = self.orders();
+        for (index, worker) in workers.iter().enumerate() {
+            let retirement = Retirement::new(began, over, index, workers.len());
+            // Fails when the worker's thread has ended, and its sessions with it.
+            let _ = worker.send(Order::Retire(retirement));
+        }
     }
 
-    /// Tells every session of the node.
-    pub fn announce(&self, notice: Notice) {
-        self.registry.do_send(Announce(notice));
+    /// Closes all sessions at once, and whoever comes still.
+    pub fn close_all(&self, code: CloseCode) {
+        for worker in self.orders().iter() {
+            let _ = worker.send(Order::Close(code));
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn panic_in_sessions(&self) {
+        for worker in self.orders().iter() {
+            let _ = worker.send(Order::Panic);
+        }
+    }
+
+    fn orders(&self) -> MutexGuard<'_, Vec<mpsc::UnboundedSender<Order>>> {
+        // Nothing that could panic is done while it is held.
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

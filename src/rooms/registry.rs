@@ -23,7 +23,6 @@ use log::warn;
 
 use self::past::{Pacing, RENEWAL_INTERVAL};
 use super::ledger::Ledger;
-use super::retirement::Retirement;
 use super::table::{JoinOutcome, LeaveOutcome, RoomTable, Waiter};
 use super::timeline::{Admission, Timeline, Wish};
 use super::worker::{Dispatch, DispatchSender, Pace};
@@ -118,19 +117,6 @@ pub(super) type StartLink = Box<dyn FnOnce(Recipient<LinkEvent>) -> Recipient<Li
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct AddWorker(pub(super) WorkerId, pub(super) DispatchSender);
-
-/// Tell every session.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Announce(pub Notice);
-
-/// Close all sessions, one after another.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Retire {
-    pub(super) began: Instant,
-    pub(super) over: Duration,
-}
 
 /// Send the link what the ledger wants of it.
 #[derive(Message)]
@@ -353,27 +339,6 @@ impl Handler<AddWorker> for RoomRegistry {
 
     fn handle(&mut self, AddWorker(id, queue): AddWorker, _: &mut Self::Context) {
         self.workers.insert(id, queue);
-    }
-}
-
-impl Handler<Announce> for RoomRegistry {
-    type Result = ();
-
-    fn handle(&mut self, Announce(notice): Announce, _: &mut Self::Context) {
-        for worker in self.workers.values() {
-            let _ = worker.send(Dispatch::All(notice.clone()));
-        }
-    }
-}
-
-impl Handler<Retire> for RoomRegistry {
-    type Result = ();
-
-    fn handle(&mut self, Retire { began, over }: Retire, _: &mut Self::Context) {
-        let workers = self.workers.len();
-        for (index, worker) in self.workers.values().enumerate() {
-            let _ = worker.send(Dispatch::Retire(Retirement::new(began, over, index, workers)));
-        }
     }
 }
 

@@ -7,14 +7,20 @@
 use std::time::{Duration, Instant};
 
 /// The first closing comes after this part of the time …
-const FIRST_PART: u32 = 5;
+const FIRST_PART: u32 = 4;
 
 /// … and after so long at most: more does not help a client that is about to move.
 const FIRST_AT_MOST: Duration = Duration::from_secs(2);
 
+/// Whoever is told has this part of the time at least …
+const WARNING_PART: u32 = 5;
+
+/// … or so long, if that is shorter. Less than the first closing leaves, because telling takes a moment.
+const WARNING_AT_MOST: Duration = Duration::from_secs(1);
+
 /// One worker's part in the closing of all sessions.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Retirement {
+pub(super) struct Retirement {
     began: Instant,
     over: Duration,
     /// Of all workers in turn, whose closings fall between each other's: from 0 to less than 1.
@@ -24,38 +30,32 @@ pub struct Retirement {
 impl Retirement {
     /// Closes all sessions from `began` on `over` this time; this is the part of the `worker`th of so many workers.
     #[must_use]
-    pub fn new(began: Instant, over: Duration, worker: usize, workers: usize) -> Self {
+    pub(super) fn new(began: Instant, over: Duration, worker: usize, workers: usize) -> Self {
         debug_assert!(worker < workers);
         #[expect(clippy::cast_precision_loss, reason = "workers are few")]
         let turn = worker as f64 / workers.max(1) as f64;
         Self { began, over, turn }
     }
 
-    /// When the first one is closed.
-    fn first(&self) -> Duration {
-        (self.over / FIRST_PART).min(FIRST_AT_MOST)
-    }
-
-    /// When the `index`th of the worker's `count` sessions is closed, after the beginning.
+    /// When the `index`th of the worker's `count` sessions is closed, if it is told so now.
     #[must_use]
-    pub fn closes_after(&self, index: usize, count: usize) -> Duration {
+    pub(super) fn closes_at(&self, index: usize, count: usize, now: Instant) -> Instant {
         #[expect(clippy::cast_precision_loss, reason = "a descriptor each: far less than 2^52")]
         let part = (index as f64 + self.turn) / count.max(1) as f64;
-        self.first() + (self.over - self.first()).mul_f64(part.min(1.0))
+        let first = (self.over / FIRST_PART).min(FIRST_AT_MOST);
+        let planned = self.began + first + (self.over - first).mul_f64(part.min(1.0));
+        planned.max(now + self.warning())
     }
 
-    /// When a session that has only come now is closed, after the beginning; `random` is from 0 to 1.
+    /// When a session that has only come now is closed; `random` is from 0 to 1.
     #[must_use]
-    pub fn late(&self, now: Instant, random: f64) -> Duration {
-        let passed = now.saturating_duration_since(self.began);
-        let left = self.over.saturating_sub(passed);
-        passed + left.mul_f64(random).max(self.first().min(left))
+    pub(super) fn closes_late(&self, now: Instant, random: f64) -> Instant {
+        let left = (self.began + self.over).saturating_duration_since(now);
+        now + left.mul_f64(random).max(self.warning())
     }
 
-    /// The moment so long after the beginning.
-    #[must_use]
-    pub fn at(&self, after: Duration) -> Instant {
-        self.began + after
+    fn warning(&self) -> Duration {
+        (self.over / WARNING_PART).min(WARNING_AT_MOST)
     }
 }
 
@@ -67,16 +67,14 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn retirement(over: Duration, worker: usize, workers: usize) -> Retirement {
-        Retirement::new(Instant::now(), over, worker, workers)
-    }
-
     #[test]
     fn the_closings_of_two_workers_are_even_together() {
-        let workers = [0, 1].map(|worker| retirement(22 * SECOND, worker, 2));
+        let began = Instant::now();
+        let workers = [0, 1].map(|worker| Retirement::new(began, 22 * SECOND, worker, 2));
         let mut closings: Vec<f64> = workers
             .iter()
-            .flat_map(|worker| (0..10).map(|index| worker.closes_after(index, 10).as_secs_f64()))
+            .flat_map(|worker| (0..10).map(|index| worker.closes_at(index, 10, began)))
+            .map(|closing| (closing - began).as_secs_f64())
             .collect();
         closings.sort_by(f64::total_cmp);
         for (index, closing) in (0_u32..).zip(closings) {
@@ -88,12 +86,14 @@ mod tests {
     }
 
     #[test]
-    fn a_short_time_leaves_a_fifth_of_it_to_move() {
-        assert_eq!(retirement(SECOND, 0, 1).closes_after(0, 3), SECOND / 5);
-        assert_eq!(
-            retirement(Duration::ZERO, 0, 1).closes_after(2, 3),
-            Duration::ZERO
-        );
+    fn who_is_told_late_has_its_time_all_the_same() {
+        let began = Instant::now();
+        let short = Retirement::new(began, SECOND, 0, 1);
+        assert_eq!(short.closes_at(0, 3, began), began + SECOND / 4);
+        let late = began + SECOND / 8;
+        assert_eq!(short.closes_at(0, 3, late), late + SECOND / 5);
+        let none = Retirement::new(began, Duration::ZERO, 0, 1);
+        assert_eq!(none.closes_at(2, 3, began), began);
     }
 
     proptest! {
@@ -103,19 +103,21 @@ mod tests {
             passed in 0..200_000_u64, random in 0.0..1.0,
         ) {
             let (over, passed) = (Duration::from_millis(over), Duration::from_millis(passed));
-            let retirement = retirement(over, worker % workers, workers);
-            let warned = SECOND.min(over / FIRST_PART);
-            let mut last = Duration::ZERO;
-            for index in 0..count {
-                let closing = retirement.closes_after(index, count);
-                prop_assert!(closing >= warned && closing <= over && closing >= last);
-                last = closing;
+            let began = Instant::now();
+            let retirement = Retirement::new(began, over, worker % workers, workers);
+            let warned = SECOND.min(over / 5);
+            for now in [began, began + passed] {
+                let mut last = began;
+                for index in 0..count {
+                    let closing = retirement.closes_at(index, count, now);
+                    prop_assert!(closing >= now + warned && closing >= last);
+                    prop_assert!(closing <= (began + over).max(now + warned));
+                    last = closing;
+                }
             }
-            let late = retirement.late(retirement.at(passed), random);
-            prop_assert!(late >= passed && late <= over.max(passed));
-            if passed + warned <= over {
-                prop_assert!(late >= passed + warned);
-            }
+            let now = began + passed;
+            let late = retirement.closes_late(now, random);
+            prop_assert!(late >= now + warned && late <= (began + over).max(now + warned));
         }
     }
 }

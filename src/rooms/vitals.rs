@@ -42,6 +42,7 @@ pub struct Vitals {
     closing: Cell<Option<Instant>>,
     evicted: Cell<bool>,
     ending: Cell<Option<Ending>>,
+    eviction_counted: Cell<bool>,
 }
 
 /// How a session ended, where more is known than that its connection is gone.
@@ -85,6 +86,7 @@ impl Vitals {
             closing: Cell::new(None),
             evicted: Cell::new(false),
             ending: Cell::new(None),
+            eviction_counted: Cell::new(false),
         }
     }
 
@@ -134,6 +136,12 @@ impl Vitals {
         if self.closing.get().is_none() {
             self.closing.set(Some(now));
         }
+    }
+
+    /// Whether an eviction is the session's first, and to be counted.
+    #[must_use]
+    pub fn count_eviction(&self) -> bool {
+        !self.eviction_counted.replace(true)
     }
 
     /// How the session ends. What comes first counts.

@@ -28,6 +28,7 @@ use super::vitals::{Ending, Verdict, Vitals};
 use super::{Disconnect, Notice, RoomEvent, SessionId, WorkerId};
 use crate::broker::Transit;
 use crate::lifeline::Lifelines;
+use crate::metrics::labels::Refused;
 use crate::metrics::{ClosedBy, Eviction, Metrics};
 use crate::protocol::Dialect;
 use crate::protocol::close::CloseCode;
@@ -60,10 +61,18 @@ pub enum Dispatch {
         /// Held until the members have written most of what waits for them.
         pace: Option<Pace>,
     },
-    /// For every session.
-    All(Notice),
-    /// The node stops.
+}
+
+/// What the node tells a worker about all of its sessions. It overtakes what waits in the queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Order {
+    /// Close them one after another.
     Retire(Retirement),
+    /// Close them at once, and those that come still.
+    Close(CloseCode),
+    /// Stands for a mistake of ours.
+    #[cfg(test)]
+    Panic,
 }
 
 /// Tells, when the last clone is dropped, that more may follow.
@@ -88,6 +97,9 @@ impl std::fmt::Debug for Pace {
         f.write_str("Pace")
     }
 }
+
+/// Both ends of a worker's queue.
+type Queue = (DispatchSender, mpsc::UnboundedReceiver<Dispatch>);
 
 /// The registry's end of the queue to a worker.
 pub type DispatchSender = mpsc::UnboundedSender<Dispatch>;
@@ -117,7 +129,7 @@ pub struct Worker {
     registry: Recipient<Disconnect>,
     metrics: Arc<Metrics>,
     /// Once the node stops.
-    retirement: Cell<Option<Retirement>>,
+    stopping: Cell<Option<Order>>,
     /// What all backlogs summed up to when they were last looked at.
     backlog_bytes: Cell<i64>,
     log: SessionLog,
@@ -127,7 +139,7 @@ impl Worker {
     /// Starts the worker's tasks on the current thread. They end with it.
     pub(super) fn start(
         id: WorkerId,
-        (queue, dispatches): (DispatchSender, mpsc::UnboundedReceiver<Dispatch>),
+        ((queue, dispatches), orders): (Queue, mpsc::UnboundedReceiver<Order>),
         registry: Recipient<Disconnect>,
         metrics: Arc<Metrics>,
         heartbeat: Duration,
@@ -140,12 +152,14 @@ impl Worker {
             queue,
             registry,
             metrics,
-            retirement: Cell::new(None),
+            stopping: Cell::new(None),
             backlog_bytes: Cell::new(0),
             log: SessionLog::new(),
         });
         let dispatching = worker.clone().dispatch_all(dispatches);
         actix::spawn(lifelines.hold("a worker's queue").over(dispatching));
+        let obeying = worker.clone().obey(orders);
+        actix::spawn(lifelines.hold("a worker's ear").over(obeying));
         let watching = worker.clone().watch(heartbeat);
         actix::spawn(lifelines.hold("a worker's watch").over(watching));
         worker
@@ -168,10 +182,16 @@ impl Worker {
     /// From now on the session is sent what is meant for it.
     pub fn attach(self: &Rc<Self>, id: SessionId, session: Attached) {
         self.log.opened(id, &session);
-        if let Some(retirement) = self.retirement.get() {
-            let closes_after = retirement.late(session.since, fastrand::f64());
-            self.say_bye(id, &session, retirement.at(closes_after));
-            self.retire_in_turn(vec![(id, retirement.at(closes_after))]);
+        match self.stopping.get() {
+            Some(Order::Retire(retirement)) => {
+                let closes_at = retirement.closes_late(session.since, fastrand::f64());
+                self.say_bye(id, &session, closes_at);
+                self.retire_in_turn(vec![(id, closes_at)]);
+            }
+            Some(Order::Close(code)) => {
+                self.post(id, &session, Notice::Close(code), 0);
+            }
+            _ => {}
         }
         self.sessions.borrow_mut().insert(id, session);
         self.metrics.sessions.inc();
@@ -200,16 +220,34 @@ impl Worker {
 
     /// A handshake was refused.
     pub fn refused(&self, peer: Option<SocketAddr>, status: u16, problem: &str) {
+        self.metrics.handshakes_refused.inc(Refused::of(status));
         self.log.refused(peer, status, problem);
+    }
+
+    async fn obey(self: Rc<Self>, mut orders: mpsc::UnboundedReceiver<Order>) {
+        while let Some(order) = orders.recv().await {
+            self.stopping.set(Some(order));
+            let notice = match order {
+                Order::Retire(retirement) => {
+                    self.retire(retirement);
+                    continue;
+                }
+                Order::Close(code) => Notice::Close(code),
+                #[cfg(test)]
+                Order::Panic => Notice::Panic,
+            };
+            for (id, session) in self.sessions.borrow().iter() {
+                self.post(*id, session, notice.clone(), 0);
+            }
+        }
     }
 
     /// Tells every session when it will be closed, and closes them in turn.
     fn retire(self: &Rc<Self>, retirement: Retirement) {
-        self.retirement.set(Some(retirement));
         let sessions = self.sessions.borrow();
-        let count = sessions.len();
+        let (count, now) = (sessions.len(), Instant::now());
         let turn = |(index, (id, session)): (usize, (&SessionId, &Attached))| {
-            let closes_at = retirement.at(retirement.closes_after(index, count));
+            let closes_at = retirement.closes_at(index, count, now);
             self.say_bye(*id, session, closes_at);
             (*id, closes_at)
         };
@@ -251,17 +289,6 @@ impl Worker {
                     }
                     turn.deliveries += 1;
                 }
-                Dispatch::All(notice) => {
-                    let sessions = self.sessions.borrow();
-                    for (id, session) in sessions.iter() {
-                        self.post(*id, session, notice.clone(), 0);
-                    }
-                    turn.deliveries += sessions.len();
-                }
-                Dispatch::Retire(retirement) => {
-                    self.retire(retirement);
-                    turn.deliveries += self.sessions.borrow().len();
-                }
                 Dispatch::Room {
                     members,
                     events,
@@ -296,19 +323,19 @@ impl Worker {
 
     fn deliver(&self, members: &[SessionId], batches: &Batches) {
         let sessions = self.sessions.borrow();
-        let mut bytes = 0;
+        let (mut deliveries, mut bytes) = (0, 0);
         for id in members {
             let Some(session) = sessions.get(id) else { continue };
             for (events, cost) in &batches.list {
                 let cost = cost.of(events, session.dialect);
-                bytes += cost;
-                self.post(*id, session, Notice::Room(events.clone()), cost);
+                if self.post(*id, session, Notice::Room(events.clone()), cost) {
+                    deliveries += events.len();
+                    bytes += cost;
+                }
             }
         }
         self.metrics.delivery_bytes.inc_by(bytes as u64);
-        self.metrics
-            .deliveries
-            .inc_by((members.len() * batches.events) as u64);
+        self.metrics.deliveries.inc_by(deliveries as u64);
     }
 
     /// Holds `pace` until the members are not far behind any more: who reads slowly and steadily must not be made too slow
@@ -325,27 +352,37 @@ impl Worker {
         drop(pace);
     }
 
-    fn post(&self, id: SessionId, session: &Attached, notice: Notice, bytes: usize) {
+    /// Puts a notice into a session's mailbox. Whether it is there: one that is ending is not told any more.
+    fn post(&self, id: SessionId, session: &Attached, notice: Notice, bytes: usize) -> bool {
         if session.vitals.is_closing() {
-            return;
+            return false;
         }
         if let Notice::Close(_) = notice {
             session.vitals.close(Instant::now());
         }
-        let notice = if session.vitals.queue(bytes) {
+        let fits = session.vitals.queue(bytes);
+        let notice = if fits {
             notice
         } else {
             debug!(
                 "session too slow: session={id} backlog={}",
                 session.vitals.backlog()
             );
-            self.metrics.evicted(Eviction::Slow);
+            self.evicted(session, Eviction::Slow);
             session.vitals.evict(Instant::now());
             self.registry.do_send(Disconnect { session: id });
             Notice::Close(CloseCode::TooSlow)
         };
         // Bounded by the bytes above; slots would refuse healthy readers whose worker is busy.
         session.mailbox.do_send(notice);
+        fits
+    }
+
+    /// Counts why a session is ended: the first reason.
+    fn evicted(&self, session: &Attached, reason: Eviction) {
+        if session.vitals.count_eviction() {
+            self.metrics.evicted(reason);
+        }
     }
 
     /// Looks at every session in turn, so that what has to end does so whatever state its actor is in.
@@ -359,16 +396,18 @@ impl Worker {
                 backlog += session.vitals.backlog();
                 match session.vitals.check(now) {
                     Verdict::Well => {}
-                    Verdict::Ping => self.post(*id, session, Notice::Ping, 0),
+                    Verdict::Ping => {
+                        self.post(*id, session, Notice::Ping, 0);
+                    }
                     Verdict::Close(code) => {
                         debug!("session mute: session={id}");
-                        self.metrics.evicted(Eviction::Mute);
+                        self.evicted(session, Eviction::Mute);
                         self.registry.do_send(Disconnect { session: *id });
                         session.mailbox.do_send(Notice::Close(code));
                     }
                     Verdict::Cut => {
                         debug!("session stuck: session={id} backlog={}", session.vitals.backlog());
-                        self.metrics.evicted(Eviction::Stuck);
+                        self.evicted(session, Eviction::Stuck);
                         session.vitals.end(Ending::Cut);
                         (session.cut)();
                     }

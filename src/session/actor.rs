@@ -19,7 +19,6 @@ use actix_web_actors::ws::{self, CloseReason, WebsocketContext};
 use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::Stream;
-use log::error;
 
 use super::inbound::{Inbound, Intake};
 use super::joiner::{Joined, Joiner};
@@ -102,9 +101,9 @@ impl WsSession {
         let inbound = Inbound::new(body, max_frame, intake);
         let attachment = Attachment::new(move || worker.detach(id));
         let panics = metrics.session_panics.clone();
+        // The panic itself is logged by the hook, and the session's end like every other.
         let on_panic = move || {
             panics.inc();
-            error!("session panicked, and is closed with 1011: session={id}");
         };
         Outbound::new(
             WebsocketContext::with_codec(session, inbound, codec),
@@ -115,9 +114,14 @@ impl WsSession {
     }
 
     fn send(&self, text: ByteString, ctx: &mut Ctx) {
-        if !self.ended && !self.vitals.is_evicted() {
+        if !self.is_mute() {
             ctx.text(text);
         }
+    }
+
+    /// Nothing is sent to the peer any more.
+    fn is_mute(&self) -> bool {
+        self.ended || self.vitals.is_evicted()
     }
 
     /// The last frame, and then nothing more.
@@ -145,6 +149,9 @@ impl WsSession {
     }
 
     fn fail(&self, id: Option<&RequestId>, refusal: &Refusal, ctx: &mut Ctx) {
+        if self.is_mute() {
+            return;
+        }
         self.seat.metrics.refused(refusal.code.as_str());
         // The plain dialect knows no ids.
         let id = id.filter(|_| self.seat.dialect == Dialect::V1);
@@ -273,16 +280,17 @@ impl WsSession {
                 }
             }
         }
-        if self.retiring && self.lanes.is_empty() {
+        if self.retiring && self.lanes.is_empty() && self.replays.is_empty() {
             self.close_with(CloseCode::Restarting, ctx);
         }
     }
 
-    /// Ends the session in an orderly way: what it has asked for is answered first.
+    /// Ends the session in an orderly way: what it has asked for is answered first, and what is being replayed is told.
     fn retire(&mut self, ctx: &mut Ctx) {
         self.retiring = true;
         self.intake.shut();
-        self.carry_out(Vec::new(), ctx);
+        let steps = self.lanes.hurry_all(Instant::now());
+        self.carry_out(steps, ctx);
         ctx.run_later(RETIRE_PATIENCE, |actor, ctx| {
             actor.close_with(CloseCode::Restarting, ctx);
         });
@@ -390,6 +398,7 @@ impl WsSession {
                 for events in waited {
                     self.room_events(&events, ctx);
                 }
+                self.carry_out(Vec::new(), ctx);
             }
         }
     }
@@ -480,7 +489,9 @@ impl WsSession {
     }
 
     fn violated(&mut self, code: CloseCode, ctx: &mut Ctx) {
-        self.seat.metrics.evicted(Eviction::Violation);
+        if self.vitals.count_eviction() {
+            self.seat.metrics.evicted(Eviction::Violation);
+        }
         self.close_with(code, ctx);
     }
 }
@@ -506,6 +517,7 @@ impl Actor for WsSession {
             },
         );
         if let Some(code) = self.seat.turned_away {
+            self.seat.metrics.sessions_turned_away.inc();
             self.close_with(code, ctx);
         } else if self.seat.dialect == Dialect::V1 {
             let heartbeat = self.seat.limits.heartbeat.as_secs();

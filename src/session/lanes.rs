@@ -129,6 +129,15 @@ impl Lanes {
         (steps, cost)
     }
 
+    /// Nothing waits for long any more: the session is about to end.
+    pub(super) fn hurry_all(&mut self, now: Instant) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (room, lane) in &mut self.lanes {
+            hurry_join(lane, room, now, &mut steps);
+        }
+        steps
+    }
+
     /// Whether every command has been answered.
     pub(super) fn is_empty(&self) -> bool {
         self.lanes.is_empty()

@@ -72,6 +72,11 @@ impl Replays {
         })
     }
 
+    /// Whether no replay goes on.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether a replay with this ticket goes on.
     pub(super) fn has(&self, ticket: Ticket) -> bool {
         self.0.values().any(|unfinished| unfinished.ticket == ticket)

@@ -36,7 +36,7 @@ pub struct Seat {
     /// Close at once with this code instead of serving.
     pub turned_away: Option<CloseCode>,
     /// Held as long as the session lives.
-    pub place: Box<dyn std::any::Any>,
+    pub place: Rc<dyn std::any::Any>,
 }
 
 /// What a session is for.

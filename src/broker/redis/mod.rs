@@ -63,7 +63,9 @@ struct Shared {
     prefix: String,
     scripts: Scripts,
     canary_channel: String,
-    /// Canaries tell their time from then on.
+    /// Canaries begin with this, which nobody else knows.
+    canary_secret: u64,
+    /// They tell their time from then on.
     began: Instant,
     /// The number of the current or last subscribing connection.
     link: AtomicU64,
@@ -88,6 +90,7 @@ impl RedisBroker {
                 prefix: config.redis_prefix.clone(),
                 scripts: Scripts::new(&config.redis_prefix, config.retention),
                 canary_channel: format!("{}\u{1}canary:{node}", config.redis_prefix),
+                canary_secret: fastrand::u64(..),
                 began: Instant::now(),
                 link: AtomicU64::new(0),
                 max_payload: config
@@ -126,7 +129,7 @@ impl RedisBroker {
 impl Shared {
     /// What a canary carries that is sent now: the time by this process's own clock, as nobody else hears it.
     fn canary(&self) -> String {
-        self.began.elapsed().as_micros().to_string()
+        format!("{:016x}{}", self.canary_secret, self.began.elapsed().as_micros())
     }
 
     /// Opens a connection for commands.
@@ -143,10 +146,13 @@ impl Shared {
     }
 }
 
-/// How long a canary has been on its way, of a node that tells its time from `began`. `None` if it is none of ours: anybody
-/// may publish on the channel.
-fn travelled(canary: &[u8], began: Instant, now: Instant) -> Option<Duration> {
-    let sent: u64 = std::str::from_utf8(canary).ok()?.parse().ok()?;
+/// How long a canary has been on its way, of a node with this secret that tells its time from `began`. `None` if it is none
+/// of ours: anybody may publish on the channel.
+fn travelled(canary: &[u8], secret: u64, began: Instant, now: Instant) -> Option<Duration> {
+    let time = std::str::from_utf8(canary)
+        .ok()?
+        .strip_prefix(&format!("{secret:016x}"))?;
+    let sent: u64 = time.parse().ok()?;
     now.saturating_duration_since(began)
         .checked_sub(Duration::from_micros(sent))
 }
@@ -237,17 +243,21 @@ mod tests {
     fn a_canary_tells_how_long_it_took_and_a_foreign_one_nothing() {
         let began = Instant::now();
         let now = began + Duration::from_millis(70);
-        let travelled = |canary: &[u8]| travelled(canary, began, now);
-        assert_eq!(travelled(b"30000"), Some(Duration::from_millis(40)));
-        assert_eq!(travelled(b"70000"), Some(Duration::ZERO));
+        let travelled = |canary: &[u8]| travelled(canary, 0xab, began, now);
+        assert_eq!(
+            travelled(b"00000000000000ab30000"),
+            Some(Duration::from_millis(40))
+        );
+        assert_eq!(travelled(b"00000000000000ab70000"), Some(Duration::ZERO));
         for foreign in [
             &b""[..],
-            b"70001",
-            b"-1",
-            b"x",
+            b"30000",
+            b"00000000000000ac30000",
+            b"00000000000000ab70001",
+            b"00000000000000ab-1",
+            b"00000000000000ab",
             b"\xff",
-            b"99999999999999999999999",
-            b"18446744073709551615",
+            b"00000000000000ab18446744073709551615",
         ] {
             assert_eq!(travelled(foreign), None);
         }

@@ -210,7 +210,12 @@ impl RedisSubscriber {
         let channel = message.get_channel_name();
         if channel == shared.canary_channel {
             // Only what this node has sent proves that messages flow.
-            if let Some(time) = travelled(message.get_payload_bytes(), shared.began, now) {
+            if let Some(time) = travelled(
+                message.get_payload_bytes(),
+                shared.canary_secret,
+                shared.began,
+                now,
+            ) {
                 shared.health.prove(now);
                 shared.metrics.cross_node_latency_seconds.observe(time);
             }

@@ -201,8 +201,6 @@ impl Stage {
                     .collect();
                 format!("{members:?} {frames:?}")
             }
-            Dispatch::All(notice) => format!("all {notice:?}"),
-            Dispatch::Retire(retirement) => format!("{retirement:?}"),
         }
     }
 

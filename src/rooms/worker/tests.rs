@@ -41,7 +41,7 @@ fn worker() -> (Rc<Worker>, mpsc::UnboundedReceiver<Disconnect>) {
     (
         Worker::start(
             WorkerId(0),
-            queue,
+            (queue, mpsc::unbounded_channel().1),
             registry,
             Arc::default(),
             heartbeat,
