@@ -5,7 +5,6 @@
 
 use bytestring::ByteString;
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::client::RequestId;
 use super::error::{ErrorCode, Outcome};
@@ -63,25 +62,6 @@ pub enum ServerFrame<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RequestId>,
     },
-    /// A message of a room.
-    Message {
-        /// The room.
-        room: &'a RoomName,
-        /// The message: a JSON string, or any other value if it was published as such.
-        message: &'a RawValue,
-        /// Its place in the room's numbering; absent without history, or if others published it.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        offset: Option<u64>,
-        /// The publisher's name, if it has one.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        sender: Option<&'a str>,
-        /// The publishing session, if a session published it.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        session: Option<&'a str>,
-        /// When it was published, in Unix milliseconds; absent if others published it directly on Redis.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        time: Option<u64>,
-    },
     /// Messages of a live subscription cannot be had any more; without history, they may have been missed.
     Gap {
         /// The room.
@@ -123,21 +103,63 @@ impl ServerFrame<'_> {
     }
 }
 
-/// The JSON value that stands for `content` in a `message` field of `roomcast.v1`.
-#[must_use]
-pub fn message_json(content: &Content) -> Box<RawValue> {
-    let json = if content.is_json {
-        content.text.to_string()
-    } else {
-        json_string(&content.text)
-    };
-    RawValue::from_string(json).expect("a content that says it is JSON was checked to be JSON")
+/// The frame of `roomcast.v1` that carries a message of a room. Every member is sent it, and its text may be long, so it is put
+/// together from what is JSON already.
+#[derive(Debug)]
+pub struct MessageFrame<'a> {
+    /// The room.
+    pub room: &'a RoomName,
+    /// The message: a JSON string, or any other value if it was published as such.
+    pub content: &'a Content,
+    /// Its place in the room's numbering; absent without history, or if others published it.
+    pub offset: Option<u64>,
+    /// The publisher's name, if it has one.
+    pub sender: Option<&'a str>,
+    /// The publishing session, if a session published it.
+    pub session: Option<&'a str>,
+    /// When it was published, in Unix milliseconds; absent if others published it directly on Redis.
+    pub time: Option<u64>,
 }
 
-/// `text` as a JSON string, quotes included.
-#[must_use]
-pub fn json_string(text: &str) -> String {
-    serde_json::to_string(text).expect("a string always serializes")
+impl MessageFrame<'_> {
+    /// The frame's text.
+    #[must_use]
+    pub fn encode(&self) -> ByteString {
+        /// Names, punctuation, numbers and most names' texts.
+        const AROUND_BYTES: usize = 224;
+        let text = &*self.content.text;
+        let mut frame = Vec::with_capacity(text.len() + AROUND_BYTES);
+        frame.extend_from_slice(br#"{"type":"message","room":"#);
+        push_string(&mut frame, self.room.as_str());
+        frame.extend_from_slice(br#","message":"#);
+        if self.content.is_json {
+            frame.extend_from_slice(text.as_bytes());
+        } else {
+            push_string(&mut frame, text);
+        }
+        let number = |frame: &mut Vec<u8>, name: &[u8], number: Option<u64>| {
+            if let Some(number) = number {
+                frame.extend_from_slice(name);
+                frame.extend_from_slice(number.to_string().as_bytes());
+            }
+        };
+        let string = |frame: &mut Vec<u8>, name: &[u8], string: Option<&str>| {
+            if let Some(string) = string {
+                frame.extend_from_slice(name);
+                push_string(frame, string);
+            }
+        };
+        number(&mut frame, br#","offset":"#, self.offset);
+        string(&mut frame, br#","sender":"#, self.sender);
+        string(&mut frame, br#","session":"#, self.session);
+        number(&mut frame, br#","time":"#, self.time);
+        frame.push(b'}');
+        ByteString::try_from(frame).expect("what is put together from texts is text")
+    }
+}
+
+fn push_string(frame: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(frame, text).expect("a string always serializes");
 }
 
 #[cfg(test)]
@@ -195,10 +217,9 @@ mod tests {
             (Content::text("a\n\"b\""), r#""a\n\"b\"""#),
             (Content::json(r#"{"a": [1.0]}"#), r#"{"a": [1.0]}"#),
         ] {
-            let message = message_json(&content);
-            let frame = ServerFrame::Message {
+            let frame = MessageFrame {
                 room: &room(),
-                message: &message,
+                content: &content,
                 offset: None,
                 sender: Some("ann"),
                 session: None,
@@ -209,5 +230,23 @@ mod tests {
                 format!(r#"{{"type":"message","room":"r\"1","message":{json},"sender":"ann","time":5}}"#)
             );
         }
+    }
+
+    #[test]
+    fn a_message_frame_is_json_whatever_is_in_it() {
+        let frame = MessageFrame {
+            room: &room(),
+            content: &Content::text("\u{2028}\u{7}\"\\é"),
+            offset: Some(u64::MAX),
+            sender: Some("a\"n"),
+            session: Some("s-1"),
+            time: Some(0),
+        };
+        let parsed: serde_json::Value = serde_json::from_str(&frame.encode()).expect("JSON");
+        let expected = serde_json::json!({
+            "type": "message", "room": "r\"1", "message": "\u{2028}\u{7}\"\\é", "offset": u64::MAX,
+            "sender": "a\"n", "session": "s-1", "time": 0,
+        });
+        assert_eq!(parsed, expected);
     }
 }

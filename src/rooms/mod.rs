@@ -32,7 +32,7 @@ use bytestring::ByteString;
 use self::timeline::{Admission, Part};
 use crate::broker::{PublishOutcome, RoomMessage};
 use crate::protocol::close::CloseCode;
-use crate::protocol::server::{ServerFrame, message_json};
+use crate::protocol::server::{MessageFrame, ServerFrame};
 use crate::protocol::{Dialect, Position, Replay, RoomName};
 
 /// A session, for the life of the process: a number is never used again, so that what comes late hits nobody.
@@ -279,9 +279,9 @@ impl RoomEvent {
 
     fn encode(&self) -> ByteString {
         match &self.kind {
-            EventKind::Message(message, offset) => ServerFrame::Message {
+            EventKind::Message(message, offset) => MessageFrame {
                 room: &message.room,
-                message: &message_json(&message.content),
+                content: &message.content,
                 offset: *offset,
                 sender: message.sender.as_deref(),
                 session: message.session.as_deref(),
