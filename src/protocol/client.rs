@@ -305,7 +305,8 @@ fn json_str(raw: &str) -> Option<serde_json::Result<Cow<'_, str>>> {
 }
 
 /// Whether valid JSON is nested deeper than [`MAX_JSON_DEPTH`].
-pub(crate) fn is_too_deep(json: &str) -> bool {
+#[must_use]
+pub fn is_too_deep(json: &str) -> bool {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for byte in json.bytes() {
         if in_string {

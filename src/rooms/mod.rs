@@ -43,7 +43,7 @@ pub struct SessionId(u64);
 
 /// An HTTP worker, numbered from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WorkerId(u16);
+pub struct WorkerId(pub u16);
 
 impl SessionId {
     const SERIAL_BITS: u32 = 48;
