@@ -5,14 +5,15 @@
 //! - `floor`: a bare readiness loop that does nothing but write the frames; the limit to compare with.
 //! - `process`: starts floor, server and Redis, stops them again, and reads their cost from `/proc`.
 //! - `fleet`: the generator's connections, one thread for all. `load`: numbered messages on a schedule.
-//! - `scenario`: what is run. `report`: the table.
+//! - `scenario`: what there is to run. `traffic`: at a steady rate. `most`: at the highest rate and beyond. `joins`:
+//!   coming and going in rooms. `sessions`: connecting, and memory. `report`: the tables.
 //!
-//! Floor and server run in turn, each in a fresh process, and are compared pair by pair, because a shared
-//! machine's speed drifts more between minutes than the two differ. Absolute times are for orientation; the
-//! ratio is the result. A message lost, duplicated, reordered or misrouted ends the run with status 1.
+//! All sides run in turn, each in a fresh process, and are compared round by round, because a shared machine's
+//! speed drifts more between minutes than they differ. Absolute times are for orientation; the ratio is the
+//! result. A message lost, duplicated, reordered or misrouted ends the run with status 1.
 //!
 //! `cargo test --bench delivery` (no `--bench` argument) runs the smoke test instead: every scenario in small,
-//! after a self-check that a dropped, a duplicated and a swapped message of the floor are found.
+//! and a self-check that a dropped, a duplicated and a swapped message of the floor are found.
 
 #[cfg(target_os = "linux")]
 #[expect(
@@ -24,11 +25,16 @@ mod delivery {
     pub(crate) mod floor;
     pub(crate) mod frame;
     pub(crate) mod histogram;
+    pub(crate) mod joins;
     pub(crate) mod load;
+    pub(crate) mod most;
     pub(crate) mod options;
+    pub(crate) mod outbox;
     pub(crate) mod process;
     pub(crate) mod report;
     pub(crate) mod scenario;
+    pub(crate) mod sessions;
+    pub(crate) mod traffic;
 
     use std::error::Error;
     use std::process::ExitCode;

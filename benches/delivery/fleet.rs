@@ -14,11 +14,18 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use super::histogram::Histogram;
+use super::outbox::Outbox;
 use super::{Outcome, frame};
 
 /// Upgrades under way at once: fewer than any listener's backlog, so that no SYN is dropped and sent again.
 const UPGRADES_AT_ONCE: usize = 64;
 const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the frames that are waited for may stay away.
+const FRAME_DEADLINE: Duration = Duration::from_secs(30);
+/// The close code for a consumer that is too slow.
+const TOO_SLOW: u16 = 4008;
+/// Bytes taken per read.
+const READ: usize = 1 << 16;
 /// Events taken per turn: few enough that a publish that falls due is not kept waiting.
 const EVENTS_PER_TURN: usize = 128;
 
@@ -32,6 +39,8 @@ pub(crate) struct Fleet {
     upgraded: usize,
     /// Connections that the other end closed.
     pub(crate) closed: u64,
+    /// Those of them that were told that they were too slow.
+    pub(crate) too_slow: u64,
     /// From before `connect` until the 101 was read.
     pub(crate) upgrades: Histogram,
 }
@@ -40,8 +49,10 @@ struct Connection {
     stream: Option<TcpStream>,
     opened: Instant,
     upgraded: bool,
+    /// The beginning of a frame whose end has not come yet.
     partial: Vec<u8>,
-    pending: Vec<u8>,
+    pending: Outbox,
+    close_code: Option<u16>,
 }
 
 impl Fleet {
@@ -50,10 +61,11 @@ impl Fleet {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             connections: Vec::new(),
             events: Vec::with_capacity(EVENTS_PER_TURN),
-            scratch: vec![0; 1 << 16],
+            scratch: vec![0; READ],
             unsent: Vec::new(),
             upgraded: 0,
             closed: 0,
+            too_slow: 0,
             upgrades: Histogram::new(),
         })
     }
@@ -90,20 +102,20 @@ impl Fleet {
         stream.set_nonblocking(true)?;
         let number = EventData::new_u64(self.connections.len() as u64);
         epoll::add(&self.epoll, &stream, number, EventFlags::IN)?;
-        let (partial, pending) = (Vec::new(), Vec::new());
         self.connections.push(Connection {
             stream: Some(stream),
             opened,
             upgraded: false,
-            partial,
-            pending,
+            partial: Vec::new(),
+            pending: Outbox::default(),
+            close_code: None,
         });
         Ok(())
     }
 
     /// Puts a text frame in the connection's output; [`Self::flush`] sends it.
     pub(crate) fn queue(&mut self, number: usize, json: &[u8]) {
-        frame::push_masked(&mut self.connections[number].pending, frame::TEXT, json);
+        frame::push_masked(self.connections[number].pending.tail(), frame::TEXT, json);
     }
 
     pub(crate) fn flush(&mut self, number: usize) {
@@ -115,6 +127,10 @@ impl Fleet {
     /// Whether all that was flushed has left.
     pub(crate) fn all_sent(&self) -> bool {
         self.unsent.is_empty()
+    }
+
+    pub(crate) fn is_open(&self, number: usize) -> bool {
+        self.connections[number].stream.is_some()
     }
 
     /// Takes the given connections down.
@@ -154,20 +170,31 @@ impl Fleet {
             let Some(stream) = &mut connection.stream else {
                 continue;
             };
-            let length = match stream.read(&mut self.scratch) {
-                Ok(length) if length > 0 => length,
+            // Behind what was kept of the last read, so that a frame in two pieces is whole again in one place.
+            let kept = connection.partial.len();
+            if self.scratch.len() < kept + READ {
+                self.scratch.resize(kept + READ, 0);
+            }
+            let length = match stream.read(&mut self.scratch[kept..kept + READ]) {
+                Ok(length) if length > 0 => kept + length,
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                     continue;
                 }
                 _ => {
                     connection.stream = None;
                     self.closed += 1;
+                    self.too_slow += u64::from(connection.close_code == Some(TOO_SLOW));
                     continue;
                 }
             };
+            self.scratch[..kept].copy_from_slice(&connection.partial);
+            connection.partial.clear();
             let now = Instant::now();
             let (was_upgraded, idle) = (connection.upgraded, connection.pending.is_empty());
-            texts += connection.take(&self.scratch[..length], &mut |text| on_text(number, text, now))?;
+            let (used, found) =
+                connection.split(&self.scratch[..length], &mut |text| on_text(number, text, now))?;
+            connection.partial.extend_from_slice(&self.scratch[used..length]);
+            texts += found;
             if connection.upgraded && !was_upgraded {
                 self.upgraded += 1;
                 self.upgrades.record((now - connection.opened).as_nanos() as u64);
@@ -177,6 +204,32 @@ impl Fleet {
             }
         }
         Ok(texts)
+    }
+
+    /// Takes input until `count` texts were such that `counts`; fails when none has come for too long.
+    pub(crate) fn collect(
+        &mut self,
+        count: usize,
+        what: &str,
+        counts: &mut impl FnMut(usize, &[u8], Instant) -> bool,
+    ) -> Outcome<()> {
+        let (mut seen, mut progress) = (0, Instant::now());
+        while seen < count {
+            let before = seen;
+            self.turn(Duration::from_millis(100), &mut |number, text, read| {
+                seen += usize::from(counts(number, text, read));
+            })?;
+            if seen > before {
+                progress = Instant::now();
+            } else if progress.elapsed() > FRAME_DEADLINE {
+                return Err(format!(
+                    "{seen} of {count} {what}, then none for {} s",
+                    FRAME_DEADLINE.as_secs()
+                )
+                .into());
+            }
+        }
+        Ok(())
     }
 
     /// Takes and drops input for so long.
@@ -192,30 +245,16 @@ impl Fleet {
 impl Connection {
     /// Sends what is pending; false if some of it is left.
     fn flush(&mut self) -> bool {
-        match self.stream.as_mut().map(|stream| stream.write(&self.pending)) {
-            Some(Ok(written)) => drop(self.pending.drain(..written)),
-            Some(Err(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+        let sent = self.stream.as_mut().map(|stream| self.pending.write_to(stream));
+        if !matches!(sent, Some(Ok(()))) {
             // Reading finds out, and counts, that it is closed.
-            _ => self.pending.clear(),
+            self.pending.clear();
         }
         self.pending.is_empty()
     }
 
-    /// Consumes what was read: the answer to the upgrade, then frames.
-    fn take(&mut self, read: &[u8], on_text: &mut impl FnMut(&[u8])) -> Outcome<usize> {
-        if self.partial.is_empty() {
-            let (used, texts) = self.split(read, on_text)?;
-            self.partial.extend_from_slice(&read[used..]);
-            return Ok(texts);
-        }
-        let mut joined = std::mem::take(&mut self.partial);
-        joined.extend_from_slice(read);
-        let (used, texts) = self.split(&joined, on_text)?;
-        joined.drain(..used);
-        self.partial = joined;
-        Ok(texts)
-    }
-
+    /// Hands out the texts of what was read, after the answer to the upgrade; returns how many bytes it used, and how
+    /// many texts there were.
     fn split(&mut self, bytes: &[u8], on_text: &mut impl FnMut(&[u8])) -> Outcome<(usize, usize)> {
         let (mut used, mut texts) = (0, 0);
         if !self.upgraded {
@@ -236,8 +275,10 @@ impl Connection {
                     on_text(payload);
                     texts += 1;
                 }
-                frame::PING => frame::push_masked(&mut self.pending, frame::PONG, payload),
-                // Of a close, the end of the stream that follows is what counts.
+                frame::PING => frame::push_masked(self.pending.tail(), frame::PONG, payload),
+                frame::CLOSE => {
+                    self.close_code = payload.first_chunk().map(|&code| u16::from_be_bytes(code));
+                }
                 _ => {}
             }
             used += header.end;

@@ -18,6 +18,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use super::load::PROBE;
+use super::outbox::Outbox;
 use super::{Outcome, frame};
 
 /// The hidden first argument that makes this binary a floor.
@@ -92,7 +93,7 @@ struct Peer {
     rooms: Vec<usize>,
     /// The beginning of a frame whose end has not come yet.
     partial: Vec<u8>,
-    pending: Vec<u8>,
+    pending: Outbox,
     /// Whether writability is asked for.
     watched: bool,
 }
@@ -347,7 +348,7 @@ impl Out {
             if peer.pending.is_empty() {
                 self.dirty.push(index);
             }
-            peer.pending.extend_from_slice(frame);
+            peer.pending.tail().extend_from_slice(frame);
             return;
         }
         let written = if peer.pending.is_empty() {
@@ -356,7 +357,7 @@ impl Out {
             0
         };
         if written < frame.len() {
-            peer.pending.extend_from_slice(&frame[written..]);
+            peer.pending.tail().extend_from_slice(&frame[written..]);
             peer.watch(epoll, index);
         }
     }
@@ -391,21 +392,21 @@ impl Out {
 
 impl Peer {
     fn new(stream: TcpStream) -> Self {
-        let (rooms, partial, pending) = (Vec::new(), Vec::new(), Vec::new());
         Self {
             stream,
             upgraded: false,
             v1: false,
-            rooms,
-            partial,
-            pending,
+            rooms: Vec::new(),
+            partial: Vec::new(),
+            pending: Outbox::default(),
             watched: false,
         }
     }
 
     fn flush(&mut self) {
-        if let Ok(written) = self.stream.write(&self.pending) {
-            self.pending.drain(..written);
+        // A socket that fails is about to be read as closed.
+        if self.pending.write_to(&mut self.stream).is_err() {
+            self.pending.clear();
         }
     }
 

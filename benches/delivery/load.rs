@@ -28,8 +28,8 @@ const PROBE_NUMBER: u32 = u32::MAX;
 pub(crate) const PROBE: &str = "ffffffff";
 
 const READY_DEADLINE: Duration = Duration::from_secs(30);
-/// How long silence must last before what is missing counts as lost.
-const SILENCE: Duration = Duration::from_secs(3);
+/// What the end of a run may take beyond the time over which messages fall due.
+const RUN_DEADLINE: Duration = Duration::from_secs(90);
 /// Rooms that one session of [`Crowd::hold`] is in: the server's default limit.
 const ROOMS_PER_HOLDER: usize = 1000;
 
@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) size: usize,
     pub(crate) publishers: usize,
     pub(crate) v1: bool,
+    /// How long silence must last before what is missing counts as lost.
+    pub(crate) silence: Duration,
 }
 
 /// What became of it.
@@ -55,6 +57,8 @@ pub(crate) struct Tally {
     /// Each message once per member.
     pub(crate) delivered: u64,
     pub(crate) lost: u64,
+    /// Missing to members whose connection was closed.
+    pub(crate) forgone: u64,
     pub(crate) duplicated: u64,
     pub(crate) reordered: u64,
     /// Of another room, or not as it was sent.
@@ -63,6 +67,8 @@ pub(crate) struct Tally {
     pub(crate) refused: u64,
     /// Connections that the server closed.
     pub(crate) closed: u64,
+    /// Those of them that were told that they were too slow (4008).
+    pub(crate) too_slow: u64,
     /// From the due time to the read.
     pub(crate) latency: Histogram,
     /// From the due time to the generator's write: its own share of the latency.
@@ -90,11 +96,12 @@ struct Member {
 }
 
 impl Crowd {
-    /// Connects all, and returns when every member has been seen to be in its room.
-    pub(crate) fn gather(address: SocketAddr, plan: Plan) -> Outcome<Self> {
+    /// Connects all, and returns when every member has been seen to be in its room. Publishers and members may be on
+    /// nodes of their own.
+    pub(crate) fn gather(publish_at: SocketAddr, join_at: SocketAddr, plan: Plan) -> Outcome<Self> {
         let mut fleet = Fleet::new()?;
-        let publishers = fleet.connect(address, plan.publishers, plan.v1)?;
-        let numbers = fleet.connect(address, plan.rooms * plan.members, plan.v1)?;
+        let publishers = fleet.connect(publish_at, plan.publishers, plan.v1)?;
+        let numbers = fleet.connect(join_at, plan.rooms * plan.members, plan.v1)?;
         let first_member = numbers.start;
         let mut members = Vec::with_capacity(numbers.len());
         for number in numbers {
@@ -133,15 +140,10 @@ impl Crowd {
             self.fleet.queue(number, &subscribe(&format!("held-{room}")));
         }
         holders.for_each(|number| self.fleet.flush(number));
-        let (mut subscribed, began) = (0, Instant::now());
-        while subscribed < rooms {
-            self.fleet.turn(Duration::from_millis(100), &mut |_, text, _| {
-                subscribed += usize::from(text.starts_with(br#"{"type":"subscribed""#));
+        self.fleet
+            .collect(rooms, "other rooms were confirmed", &mut |_, text, _| {
+                is_subscribed(text)
             })?;
-            if began.elapsed() > READY_DEADLINE {
-                return Err(format!("{subscribed} of {rooms} other rooms were confirmed in 30 s").into());
-            }
-        }
         self.fleet.idle(Duration::from_millis(200))
     }
 
@@ -199,9 +201,27 @@ impl Crowd {
             .for_each(|number| self.fleet.flush(number));
     }
 
+    pub(crate) fn sessions(&self) -> usize {
+        self.publishers.len() + self.members.len()
+    }
+
     /// Sends all messages on schedule and waits until nothing more comes.
     pub(crate) fn run(&mut self) -> Outcome<Tally> {
-        let plan = self.plan;
+        self.run_at(self.plan.rate, self.plan.seconds)
+    }
+
+    /// The same at another rate. May be repeated for as long as nothing went astray.
+    pub(crate) fn run_at(&mut self, rate: f64, seconds: f64) -> Outcome<Tally> {
+        let plan = Plan {
+            rate,
+            seconds,
+            ..self.plan
+        };
+        for member in &mut self.members {
+            member.next = 0;
+            member.missing.clear();
+        }
+        let deadline = RUN_DEADLINE + Duration::from_secs_f64(seconds);
         let total = (plan.rate * plan.seconds).round().max(1.0) as usize;
         let expected = (total * plan.members) as u64;
         let due =
@@ -239,18 +259,30 @@ impl Crowd {
                 last = Instant::now();
             }
             let enough = if tally.delivered < expected {
-                SILENCE
+                plan.silence
             } else {
                 Duration::from_millis(100)
             };
             if sent == total && self.fleet.all_sent() && last.elapsed() > enough {
                 break;
             }
+            if now > deadline {
+                return Err(format!(
+                    "{sent} of {total} messages sent, {} of {expected} deliveries in {now:.0?}",
+                    tally.delivered
+                )
+                .into());
+            }
         }
-        tally.closed = self.fleet.closed;
-        for member in &self.members {
+        (tally.closed, tally.too_slow) = (self.fleet.closed, self.fleet.too_slow);
+        for (index, member) in self.members.iter().enumerate() {
             let published = (total + plan.rooms - 1 - member.room as usize) / plan.rooms;
-            tally.lost += (member.missing.len() + published.saturating_sub(member.next as usize)) as u64;
+            let missing = (member.missing.len() + published.saturating_sub(member.next as usize)) as u64;
+            if self.fleet.is_open(self.first_member + index) {
+                tally.lost += missing;
+            } else {
+                tally.forgone += missing;
+            }
         }
         Ok(tally)
     }
@@ -267,19 +299,33 @@ impl Marked {
     fn read(text: &[u8]) -> Option<Self> {
         let start = text.iter().position(|&byte| byte == MARK)?;
         let mark = text.get(start + 1..start + MARKED_LENGTH)?;
-        let (room, number) = (hex(&mark[..6])? as u32, hex(&mark[6..14])? as u32);
         Some(Self {
-            room,
-            number,
+            room: hex(&mark[..6])? as u32,
+            number: hex(&mark[6..14])? as u32,
             due: hex(&mark[14..])?,
         })
     }
 }
 
+/// Each byte's value as a hexadecimal digit, or [`NO_DIGIT`]. A table, because this is most of what the generator does
+/// for a delivery.
+const DIGITS: [u8; 256] = {
+    let mut table = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        table[b"0123456789abcdef"[value] as usize] = value as u8;
+        value += 1;
+    }
+    table
+};
+const NO_DIGIT: u8 = 0x80;
+
 fn hex(digits: &[u8]) -> Option<u64> {
-    digits.iter().try_fold(0, |value, &digit| {
-        Some(value << 4 | u64::from((digit as char).to_digit(16)?))
-    })
+    let (value, seen) = digits.iter().fold((0, 0), |(value, seen), &digit| {
+        let digit = DIGITS[usize::from(digit)];
+        (value << 4 | u64::from(digit & 0xF), seen | digit)
+    });
+    (seen & NO_DIGIT == 0).then_some(value)
 }
 
 impl Tally {
@@ -288,15 +334,29 @@ impl Tally {
             published,
             delivered: 0,
             lost: 0,
+            forgone: 0,
             duplicated: 0,
             reordered: 0,
             misrouted: 0,
             refused: 0,
             closed: 0,
+            too_slow: 0,
             latency: Histogram::new(),
             lag: Histogram::new(),
             span: Duration::ZERO,
         }
+    }
+
+    /// Whether each member got each message once, and in order.
+    pub(crate) fn is_clean(&self) -> bool {
+        let astray = [
+            self.lost,
+            self.forgone,
+            self.duplicated,
+            self.reordered,
+            self.misrouted,
+        ];
+        astray.iter().sum::<u64>() + self.refused + self.closed == 0
     }
 
     fn account(&mut self, member: Option<&mut Member>, text: &[u8], size: usize, read: Duration) {
@@ -347,4 +407,8 @@ fn room_name(room: usize) -> String {
 
 pub(crate) fn subscribe(room: &str) -> Vec<u8> {
     format!(r#"{{"type":"SUBSCRIBE","id":1,"room":"{room}"}}"#).into_bytes()
+}
+
+pub(crate) fn is_subscribed(text: &[u8]) -> bool {
+    text.starts_with(br#"{"type":"subscribed""#)
 }

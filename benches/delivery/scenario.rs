@@ -1,380 +1,536 @@
-//! What is run, in which sizes, and what is read off each run.
+//! What there is to run, in which sizes, and against what.
 
-use std::process;
+use std::thread;
 use std::time::Duration;
 
-use super::Outcome;
-use super::fleet::Fleet;
 use super::floor::Fault;
-use super::load::{Crowd, Plan, Tally, subscribe};
-use super::options::{Broker, Options};
-use super::process::{Running, Target, Usage, resident};
-use super::report::{Kind, Reading, Section};
+use super::load::{Crowd, Plan};
+use super::options::{Options, Side};
+use super::process::{Running, Target};
+use super::report::{Column, Section, print_table};
+use super::{Outcome, joins, most, sessions, traffic};
+
+const HISTORY: &str = "ROOMCAST_HISTORY_SIZE";
+const HISTORY_OFF_AND_ON: [(&str, u64); 2] = [("history off", 0), ("history on", 1_000)];
+const BACKLOG: &str = "ROOMCAST_MAX_BACKLOG";
+/// Where the most is looked for, the generator may be the slow reader: it must not be cut off for that.
+const AMPLE_BACKLOG: u64 = 64 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scenario {
-    /// One room, many members.
     Fan,
-    /// One room's price must not depend on how many others there are.
-    Rooms,
-    /// Many rooms, few members each.
     SmallRooms,
-    /// What history costs Redis.
+    FanMax,
+    RoomsMax,
+    TwoNodes,
+    Joins,
+    Memory,
     History,
-    /// Memory of sessions that say nothing.
-    Idle,
-    /// The price of coming and going.
+    Rooms,
     Connect,
 }
 
+/// Names for several scenarios.
+pub(crate) const GROUPS: [(&str, &[Scenario]); 3] = [
+    ("main", &[Scenario::Fan, Scenario::SmallRooms]),
+    (
+        "all-long",
+        &[
+            Scenario::FanMax,
+            Scenario::RoomsMax,
+            Scenario::TwoNodes,
+            Scenario::Joins,
+            Scenario::Memory,
+        ],
+    ),
+    ("all", &Scenario::ALL),
+];
+
 impl Scenario {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Fan,
-        Self::Rooms,
         Self::SmallRooms,
+        Self::FanMax,
+        Self::RoomsMax,
+        Self::TwoNodes,
+        Self::Joins,
+        Self::Memory,
         Self::History,
-        Self::Idle,
+        Self::Rooms,
         Self::Connect,
     ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Fan => "fan",
-            Self::Rooms => "rooms",
             Self::SmallRooms => "small-rooms",
+            Self::FanMax => "fan-max",
+            Self::RoomsMax => "rooms-max",
+            Self::TwoNodes => "two-nodes",
+            Self::Joins => "joins",
+            Self::Memory => "memory",
             Self::History => "history",
-            Self::Idle => "idle",
+            Self::Rooms => "rooms",
             Self::Connect => "connect",
         }
     }
 
-    fn sizes(self, smoke: bool) -> Sizes {
-        let (rooms, members, rate, seconds, pairs) = match (self, smoke) {
-            (Self::Fan, false) => (1, 1_000, 50.0, 10.0, 5),
-            (Self::Rooms, false) => (10_000, 10, 1_000.0, 3.0, 5),
-            (Self::SmallRooms, false) => (1_000, 10, 2_000.0, 5.0, 5),
-            (Self::History, false) => (10, 2, 2_000.0, 4.0, 5),
-            (Self::Idle, false) => (0, 10_000, 0.0, 0.0, 2),
-            (Self::Connect, false) => (0, 5_000, 0.0, 0.0, 5),
-            (Self::Fan, true) => (1, 50, 100.0, 0.5, 1),
-            (Self::Rooms, true) => (100, 5, 100.0, 0.5, 1),
-            (Self::SmallRooms, true) => (20, 3, 100.0, 0.5, 1),
-            (Self::History, true) => (3, 2, 100.0, 0.5, 1),
-            (Self::Idle | Self::Connect, true) => (0, 100, 0.0, 0.0, 1),
-        };
-        Sizes {
-            rooms,
-            members,
-            rate,
-            seconds,
-            pairs,
+    pub(crate) fn what(self) -> &'static str {
+        match self {
+            Self::Fan => "one room, many members",
+            Self::SmallRooms => "many rooms, few members each",
+            Self::FanMax => {
+                "fan: the most without loss and with p99 within 200 ms, and at 1.5 and 2 times that"
+            }
+            Self::RoomsMax => "the same for small-rooms",
+            Self::TwoNodes => "publishers on one node, members on another, through Redis",
+            Self::Joins => "joining and leaving on Redis: flapping, all at once, and again after a lost link",
+            Self::Memory => "resident memory per session and per room",
+            Self::History => "what history costs the server and Redis",
+            Self::Rooms => "one room's price beside many others",
+            Self::Connect => "the price of coming and going",
+        }
+    }
+
+    /// The scenario, or those of the group, of this name.
+    pub(crate) fn named(name: &str) -> Vec<Self> {
+        match GROUPS.iter().find(|(group, _)| *group == name) {
+            Some((_, scenarios)) => scenarios.to_vec(),
+            None => Self::ALL
+                .into_iter()
+                .filter(|scenario| scenario.name() == name)
+                .collect(),
         }
     }
 }
 
-/// `rooms` are those that get messages, or for [`Scenario::Rooms`] the others.
+/// A scenario's sizes. `members` are sessions where there are no rooms to be members of.
 struct Sizes {
     rooms: usize,
     members: usize,
     rate: f64,
     seconds: f64,
-    pairs: usize,
+    rounds: usize,
+    publishers: usize,
 }
 
-/// One side of a comparison: the process, and how many other rooms are held in it.
-struct Side {
-    label: String,
-    target: Target,
-    held: usize,
-}
-
-/// Runs all that was asked for and prints the table; false if a message went astray.
-pub(crate) fn run(options: &Options) -> Outcome<bool> {
-    if options.smoke {
-        self_check(options)?;
+impl Sizes {
+    fn new(rooms: usize, members: usize, rate: f64, seconds: f64, rounds: usize) -> Self {
+        Self {
+            rooms,
+            members,
+            rate,
+            seconds,
+            rounds,
+            publishers: 1,
+        }
     }
+
+    /// With what was asked for in place of the scenario's own.
+    fn or(self, options: &Options) -> Self {
+        Self {
+            rooms: options.rooms.unwrap_or(self.rooms),
+            members: options.members.unwrap_or(self.members),
+            rate: options.rate.unwrap_or(self.rate),
+            seconds: options.seconds.unwrap_or(self.seconds),
+            rounds: options.rounds.unwrap_or(self.rounds),
+            publishers: options.publishers.unwrap_or(self.publishers),
+        }
+    }
+
+    fn plan(&self, options: &Options) -> Plan {
+        Plan {
+            rooms: self.rooms,
+            members: self.members,
+            rate: self.rate,
+            burst: options.burst,
+            seconds: self.seconds,
+            size: options.size,
+            publishers: self.publishers,
+            v1: options.v1,
+            silence: Duration::from_millis(if options.smoke { 1_000 } else { 3_000 }),
+        }
+    }
+
+    fn describe(&self, options: &Options) -> String {
+        let Self {
+            rooms,
+            members,
+            rate,
+            seconds,
+            ..
+        } = self;
+        format!(
+            "{rooms} x {members} members, {} bytes, {rate} messages/s in bursts of {}, {seconds} s, {} publishers, {}",
+            options.size,
+            options.burst,
+            self.publishers,
+            dialect(options)
+        )
+    }
+}
+
+fn dialect(options: &Options) -> &'static str {
+    if options.v1 { "roomcast.v1" } else { "plain" }
+}
+
+/// Runs all that was asked for and prints the tables; false if a message went astray.
+pub(crate) fn run(options: &Options) -> Outcome<bool> {
     let mut sections = Vec::new();
     let mut failure = None;
-    for &scenario in &options.scenarios {
-        match compare(scenario, options) {
-            Ok(section) => sections.push(section),
-            Err(error) => {
-                failure = Some(format!("{}: {error}", scenario.name()));
+    let mut keep =
+        |outcome: Outcome<()>| failure = failure.take().or(outcome.err().map(|error| error.to_string()));
+    if options.smoke {
+        // What is checked is that it works, not how fast: all at the same time, and most of each is waiting.
+        let (checked, outcomes) = thread::scope(|scope| {
+            let check = scope.spawn(|| self_check(options).map_err(|error| error.to_string()));
+            let start = |&scenario| {
+                scope.spawn(move || {
+                    let mut sections = Vec::new();
+                    let outcome = compare(scenario, options, &mut sections);
+                    (sections, outcome.map_err(|error| error.to_string()))
+                })
+            };
+            let threads: Vec<_> = options.scenarios.iter().map(start).collect();
+            let outcomes: Vec<_> = threads.into_iter().map(thread::ScopedJoinHandle::join).collect();
+            (check.join(), outcomes)
+        });
+        keep(
+            checked
+                .map_err(|_| "the self-check panicked")?
+                .map_err(Into::into),
+        );
+        for outcome in outcomes {
+            let (found, outcome) = outcome.map_err(|_| "a scenario panicked")?;
+            sections.extend(found);
+            keep(outcome.map_err(Into::into));
+        }
+    } else {
+        for &scenario in &options.scenarios {
+            let outcome = compare(scenario, options, &mut sections);
+            let failed = outcome.is_err();
+            keep(outcome);
+            if failed {
                 break;
             }
         }
     }
-    println!("medians of both sides; ratio of the second to the first, pair by pair");
+    println!("medians of all rounds; \"x\": ratio to the first side, median of all rounds (least-most)");
     sections.iter().for_each(Section::print);
+    let table: Vec<&Section> = sections
+        .iter()
+        .filter(|section| GROUPS[0].1.iter().any(|scenario| scenario.name() == section.name))
+        .collect();
+    if !table.is_empty() {
+        println!("\nThe same in short: us of CPU, ms from the scheduled time, KiB resident");
+        print_table(&table, &COLUMNS);
+    }
     if let Some(failure) = failure {
         return Err(failure.into());
     }
     let faults: f64 = sections.iter().map(Section::faults).sum();
     if faults > 0.0 {
-        println!("\nFAILED: {faults} deliveries or connections went astray");
+        println!("\nFAILED: {faults} deliveries, answers or connections went astray");
     }
     Ok(faults == 0.0)
 }
 
-fn compare(scenario: Scenario, options: &Options) -> Outcome<Section> {
-    let defaults = scenario.sizes(options.smoke);
-    let sizes = Sizes {
-        rooms: options.rooms.unwrap_or(defaults.rooms),
-        members: options.members.unwrap_or(defaults.members),
-        rate: options.rate.unwrap_or(defaults.rate),
-        seconds: options.seconds.unwrap_or(defaults.seconds),
-        pairs: options.pairs.unwrap_or(defaults.pairs),
-    };
-    let side = |label: &str, target, held| Side {
-        label: label.to_owned(),
-        target,
-        held,
-    };
-    let (floor, server) = (Target::floor(options), Target::server(options));
-    let sides = match scenario {
-        Scenario::Rooms => [
-            side("1 room", server.clone(), 0),
-            side(&format!("{} rooms", sizes.rooms + 1), server, sizes.rooms),
-        ],
-        Scenario::History => [
-            side("off", server.clone().keeping(0), 0),
-            side("history", server.keeping(1_000), 0),
-        ],
-        _ => [side("floor", floor, 0), side(server.name(), server, 0)],
-    };
-    let mut pairs = Vec::new();
-    for pair in 1..=sizes.pairs {
-        let run = |side: &Side| {
-            eprintln!("{} {pair}/{}: {}", scenario.name(), sizes.pairs, side.label);
-            match scenario {
-                Scenario::Idle => idle(&side.target, sizes.members, options.v1),
-                Scenario::Connect => connect(&side.target, sizes.members, options.v1),
-                _ => traffic(&side.target, side.held, plan(scenario, &sizes, options)),
-            }
-        };
-        pairs.push([run(&sides[0])?, run(&sides[1])?]);
-    }
-    let title = title(scenario, &sizes, options);
-    Ok(Section {
-        title,
-        sides: sides.map(|side| side.label),
-        pairs,
-    })
-}
-
-fn plan(scenario: Scenario, sizes: &Sizes, options: &Options) -> Plan {
-    Plan {
-        rooms: if scenario == Scenario::Rooms {
-            1
-        } else {
-            sizes.rooms
-        },
-        members: sizes.members,
-        rate: sizes.rate,
-        burst: options.burst,
-        seconds: sizes.seconds,
-        size: options.size,
-        publishers: options.publishers,
-        v1: options.v1,
+const fn column(name: &'static str, head: [&'static str; 2], width: usize, ratio: bool) -> Column {
+    Column {
+        name,
+        head,
+        width,
+        ratio,
     }
 }
 
-fn title(scenario: Scenario, sizes: &Sizes, options: &Options) -> String {
-    let Sizes {
-        rooms,
-        members,
-        rate,
-        seconds,
-        pairs,
-    } = sizes;
-    let name = scenario.name();
-    let dialect = if options.v1 { "roomcast.v1" } else { "plain" };
-    let broker = if options.broker == Broker::Redis {
-        "Redis"
-    } else {
-        "embedded broker"
-    };
-    let floor = if options.coalesce {
-        "coalescing floor"
-    } else {
-        "one-write floor"
-    };
-    let setting = format!("{dialect}, {broker}, {floor}, {pairs} pairs");
-    let traffic = format!(
-        "{} bytes, {rate} messages/s in bursts of {}, {seconds} s",
-        options.size, options.burst
-    );
+const COLUMNS: [Column; 11] = [
+    column(traffic::CPU_PER_DELIVERY, ["CPU per", "delivery"], 9, false),
+    column(
+        traffic::CPU_PER_DELIVERY,
+        ["ratio to the", "first side"],
+        18,
+        true,
+    ),
+    column(traffic::CPU_PER_MESSAGE, ["CPU per", "message"], 9, false),
+    column(traffic::REDIS_PER_MESSAGE, ["Redis", "CPU"], 7, false),
+    column(traffic::SWITCHES, ["switches", "/message"], 10, false),
+    column(traffic::DELIVERIES, ["deliveries", "/second"], 12, false),
+    column(traffic::P50, ["", "p50"], 7, false),
+    column(traffic::P99, ["", "p99"], 7, false),
+    column(traffic::P999, ["", "p99.9"], 7, false),
+    column(traffic::MEMORY, ["KiB per", "session"], 9, false),
+    column(traffic::GENERATOR, ["generator", "/delivery"], 11, false),
+];
+
+fn compare(scenario: Scenario, options: &Options, sections: &mut Vec<Section>) -> Outcome<()> {
     match scenario {
-        Scenario::History => {
-            format!("{name}: {rooms} x {members} members, {traffic}; {dialect}, Redis, {pairs} pairs")
-        }
-        Scenario::Fan | Scenario::SmallRooms => {
-            format!("{name}: {rooms} x {members} members, {traffic}; {setting}")
-        }
-        Scenario::Rooms => {
-            format!(
-                "{name}: {members} members of one room, without and with {rooms} other rooms, {traffic}; {setting}"
-            )
-        }
-        Scenario::Idle | Scenario::Connect => format!("{name}: {members} sessions; {setting}"),
+        Scenario::Fan | Scenario::SmallRooms => steady(scenario, options, sections),
+        Scenario::FanMax | Scenario::RoomsMax => highest(scenario, options, sections),
+        Scenario::TwoNodes => two_nodes(options, sections),
+        Scenario::Joins => joining(options, sections),
+        Scenario::Memory => memory(options, sections),
+        Scenario::History => history(options, sections),
+        Scenario::Rooms => rooms(options, sections),
+        Scenario::Connect => connect(options, sections),
     }
 }
 
-fn cost(name: &'static str, value: f64) -> Reading {
-    Reading {
-        name,
-        kind: Kind::Cost,
-        value,
+fn fan(smoke: bool) -> Sizes {
+    match smoke {
+        false => Sizes::new(1, 1_000, 50.0, 6.0, 4),
+        true => Sizes::new(1, 50, 100.0, 0.3, 1),
     }
 }
 
-fn fact(name: &'static str, value: f64) -> Reading {
-    Reading {
-        name,
-        kind: Kind::Fact,
-        value,
+fn small_rooms(smoke: bool) -> Sizes {
+    match smoke {
+        false => Sizes::new(1_000, 10, 2_000.0, 4.0, 4),
+        true => Sizes::new(20, 3, 100.0, 0.3, 1),
     }
 }
 
-fn fault(name: &'static str, count: u64) -> Reading {
-    Reading {
-        name,
-        kind: Kind::Fault,
-        value: count as f64,
-    }
+const ALL_SIDES: [Side; 4] = [Side::Floor, Side::Coalescing, Side::Embedded, Side::Redis];
+
+fn steady(scenario: Scenario, options: &Options, sections: &mut Vec<Section>) -> Outcome<()> {
+    let sizes = match scenario {
+        Scenario::Fan => fan(options.smoke),
+        _ => small_rooms(options.smoke),
+    };
+    let sizes = sizes.or(options);
+    let title = format!("{}: {}", scenario.name(), sizes.describe(options));
+    let plan = sizes.plan(options);
+    sections.push(Section::run(
+        scenario.name(),
+        title,
+        &options.sides(&ALL_SIDES),
+        sizes.rounds,
+        |side| traffic::steady(side, 0, plan, !options.smoke),
+    )?);
+    Ok(())
 }
 
-fn microseconds(usage: Usage) -> f64 {
-    usage.cpu.as_secs_f64() * 1e6
+fn highest(scenario: Scenario, options: &Options, sections: &mut Vec<Section>) -> Outcome<()> {
+    let sizes = match (scenario, options.smoke) {
+        (Scenario::FanMax, false) => Sizes::new(1, 1_000, 50.0, 2.0, 2),
+        (Scenario::FanMax, true) => Sizes::new(1, 20, 50.0, 0.2, 1),
+        (_, false) => Sizes {
+            publishers: 8,
+            ..Sizes::new(1_000, 10, 4_000.0, 2.0, 2)
+        },
+        (_, true) => Sizes::new(5, 4, 50.0, 0.2, 1),
+    };
+    let sizes = sizes.or(options);
+    let search = most::Search {
+        plan: sizes.plan(options),
+        // In small, one step up and none between.
+        doublings: if options.smoke { 1 } else { 16 },
+        halvings: if options.smoke { 0 } else { 3 },
+        latency_bound: Duration::from_millis(if options.smoke { 5_000 } else { 200 }),
+    };
+    let title = format!("{}: from {}", scenario.name(), sizes.describe(options));
+    let sides: Vec<Target> = options
+        .sides(&ALL_SIDES)
+        .into_iter()
+        .map(|side| side.with(BACKLOG, AMPLE_BACKLOG))
+        .collect();
+    sections.push(Section::run(
+        scenario.name(),
+        title,
+        &sides,
+        sizes.rounds,
+        |side| most::find(side, &search),
+    )?);
+    Ok(())
 }
 
-fn traffic(target: &Target, held: usize, plan: Plan) -> Outcome<Vec<Reading>> {
-    let running = Running::start(target)?;
-    let redis = running.redis.as_ref().map(|guard| guard.pid());
-    let mut crowd = Crowd::gather(running.address, plan)?;
-    if held > 0 {
-        crowd.hold(running.address, held)?;
+fn two_nodes(options: &Options, sections: &mut Vec<Section>) -> Outcome<()> {
+    let rates: &[f64] = if options.smoke { &[50.0] } else { &[20.0, 500.0] };
+    let rates = options.rate.map_or(rates.to_vec(), |rate| vec![rate]);
+    for rate in rates {
+        let sizes = match options.smoke {
+            false => Sizes::new(1, 100, rate, 10.0, 3),
+            true => Sizes::new(1, 10, rate, 0.3, 1),
+        };
+        let sizes = sizes.or(options);
+        let deliveries = sizes.rate * sizes.members as f64;
+        let title = format!(
+            "two-nodes: {deliveries} deliveries/s: {}",
+            sizes.describe(options)
+        );
+        let plan = sizes.plan(options);
+        let sides: Vec<Target> = options
+            .on_redis(HISTORY, HISTORY_OFF_AND_ON)
+            .into_iter()
+            .map(|side| side.nodes(2))
+            .collect();
+        sections.push(Section::run("two-nodes", title, &sides, sizes.rounds, |side| {
+            traffic::across_nodes(side, plan, !options.smoke)
+        })?);
     }
-    let own = process::id();
-    let before = (
-        Usage::of(running.pid())?,
-        Usage::of(own)?,
-        redis.map(Usage::of).transpose()?,
-    );
-    let tally = crowd.run()?;
-    let used = Usage::of(running.pid())?.since(before.0);
-    let own_used = Usage::of(own)?.since(before.1);
-    let (messages, deliveries) = (tally.published as f64, tally.delivered as f64);
-    let mut readings = vec![
-        cost("cpu, us per delivery", microseconds(used) / deliveries),
-        cost("cpu, us per message", microseconds(used) / messages),
-        cost("context switches per message", used.switches as f64 / messages),
-        fact("deliveries per second", deliveries / tally.span.as_secs_f64()),
-        cost("latency p50, ms", tally.latency.quantile_ms(0.5)),
-        cost("latency p99, ms", tally.latency.quantile_ms(0.99)),
-        cost("latency p99.9, ms", tally.latency.quantile_ms(0.999)),
-        cost("latency max, ms", tally.latency.max_ms()),
-        fact("generator: late sends p99, ms", tally.lag.quantile_ms(0.99)),
-        fact(
-            "generator: cpu, us per delivery",
-            microseconds(own_used) / deliveries,
+    Ok(())
+}
+
+fn joining(options: &Options, sections: &mut Vec<Section>) -> Outcome<()> {
+    let sides = options.on_redis(HISTORY, HISTORY_OFF_AND_ON);
+    let (flap, at_once, relink) = match options.smoke {
+        false => (
+            Sizes::new(16, 64, 0.0, 4.0, 3),
+            Sizes::new(1, 10_000, 0.0, 0.0, 3),
+            Sizes::new(100, 1_000, 0.0, 0.0, 2),
         ),
+        true => (
+            Sizes::new(2, 6, 0.0, 0.2, 1),
+            Sizes::new(1, 50, 0.0, 0.0, 1),
+            Sizes::new(10, 10, 0.0, 0.0, 1),
+        ),
+    };
+    let flap = flap.or(options);
+    let title = format!(
+        "joins, flapping: {} sessions (half of them plain, half roomcast.v1) with {} rooms each under way, {} s",
+        flap.members, flap.rooms, flap.seconds
+    );
+    let seconds = Duration::from_secs_f64(flap.seconds);
+    sections.push(Section::run("joins", title, &sides, flap.rounds, |side| {
+        joins::flapping(side, flap.members, flap.rooms, seconds)
+    })?);
+    let at_once = at_once.or(options);
+    let title = format!(
+        "joins, at once: {} sessions, each a room of its own, roomcast.v1",
+        at_once.members
+    );
+    sections.push(Section::run("joins", title, &sides, at_once.rounds, |side| {
+        joins::all_at_once(side, at_once.members)
+    })?);
+    let relink = relink.or(options);
+    let title = format!(
+        "joins, link killed: {} sessions x {} rooms, roomcast.v1",
+        relink.members, relink.rooms
+    );
+    sections.push(Section::run("joins", title, &sides, relink.rounds, |side| {
+        joins::link_killed(side, relink.members, relink.rooms)
+    })?);
+    Ok(())
+}
+
+fn memory(options: &Options, sections: &mut Vec<Section>) -> Outcome<()> {
+    let (of_sessions, of_rooms, wait) = match options.smoke {
+        false => (
+            Sizes::new(1, 10_000, 0.0, 0.0, 1),
+            Sizes::new(100, 1_000, 0.0, 0.0, 1),
+            Duration::from_secs(10),
+        ),
+        true => (
+            Sizes::new(1, 50, 0.0, 0.0, 1),
+            Sizes::new(5, 10, 0.0, 0.0, 1),
+            Duration::from_millis(200),
+        ),
+    };
+    // The embedded broker keeps the history in the same process, where it would be taken for the sessions'.
+    let sides: Vec<Target> = options
+        .sides(&[Side::Floor, Side::Embedded, Side::Redis])
+        .into_iter()
+        .map(|side| {
+            if side.is_on_redis() {
+                side
+            } else {
+                side.with(HISTORY, 0)
+            }
+        })
+        .collect();
+    let sizes = of_sessions.or(options);
+    let title = format!(
+        "memory: {} sessions, {}; embedded without history",
+        sizes.members,
+        dialect(options)
+    );
+    sections.push(Section::run("memory", title, &sides, sizes.rounds, |side| {
+        sessions::memory(side, sizes.members, options.v1, wait)
+    })?);
+    let sizes = of_rooms.or(options);
+    let title = format!(
+        "memory, rooms: {} sessions without and with {} rooms each, {}",
+        sizes.members,
+        sizes.rooms,
+        dialect(options)
+    );
+    sections.push(Section::run("memory", title, &sides, sizes.rounds, |side| {
+        sessions::memory_of_rooms(side, sizes.members, sizes.rooms, options.v1)
+    })?);
+    Ok(())
+}
+
+fn history(options: &Options, sections: &mut Vec<Section>) -> Outcome<()> {
+    let sides = options.on_redis(HISTORY, HISTORY_OFF_AND_ON);
+    // All due within milliseconds: the publisher waits for nothing but its socket.
+    let pipelined = match options.smoke {
+        false => Sizes::new(10, 2, 1e7, 0.01, 4),
+        true => Sizes::new(3, 2, 1e5, 0.01, 1),
+    };
+    let parts = [
+        ("history, fan", fan(options.smoke), true),
+        ("history, small-rooms", small_rooms(options.smoke), true),
+        ("history, pipelined", pipelined, false),
     ];
-    readings.extend(astray(&tally));
-    if let (Some(pid), Some(before)) = (redis, before.2) {
-        let used = Usage::of(pid)?.since(before);
-        readings.push(cost("Redis: cpu, us per message", microseconds(used) / messages));
+    for (name, sizes, steady) in parts {
+        let sizes = sizes.or(options);
+        let plan = sizes.plan(options);
+        let title = format!("{name}: {}", sizes.describe(options));
+        sections.push(Section::run("history", title, &sides, sizes.rounds, |side| {
+            traffic::steady(side, 0, plan, steady && !options.smoke)
+        })?);
     }
-    Ok(readings)
+    Ok(())
 }
 
-fn astray(tally: &Tally) -> [Reading; 6] {
-    [
-        fault("lost", tally.lost),
-        fault("duplicated", tally.duplicated),
-        fault("reordered", tally.reordered),
-        fault("misrouted", tally.misrouted),
-        fault("refused", tally.refused),
-        fault("connections closed", tally.closed),
-    ]
+fn rooms(options: &Options, sections: &mut Vec<Section>) -> Outcome<()> {
+    let sizes = match options.smoke {
+        false => Sizes::new(10_000, 10, 1_000.0, 3.0, 5),
+        true => Sizes::new(100, 5, 100.0, 0.3, 1),
+    };
+    let sizes = sizes.or(options);
+    let others = sizes.rooms;
+    let alone = Sizes { rooms: 1, ..sizes };
+    let server = options.one_server();
+    let title = format!(
+        "rooms: without and with {others} other rooms, {}: {}",
+        server.label,
+        alone.describe(options)
+    );
+    let named = |label: String| server.clone().labelled(label);
+    let sides = [named("1 room".to_owned()), named(format!("{} rooms", others + 1))];
+    let plan = alone.plan(options);
+    sections.push(Section::run("rooms", title, &sides, alone.rounds, |side| {
+        let held = if side.label == sides[0].label { 0 } else { others };
+        traffic::steady(side, held, plan, !options.smoke)
+    })?);
+    Ok(())
 }
 
-/// Each session is in a room of its own.
-fn idle(target: &Target, sessions: usize, v1: bool) -> Outcome<Vec<Reading>> {
-    let (running, mut fleet) = warmed_up(target, v1)?;
-    let kib_each = |before: u64, after: u64| (after as f64 - before as f64) / sessions as f64;
-    let empty = resident(running.pid())?;
-    let numbers = fleet.connect(running.address, sessions, v1)?;
-    settle(&running, &mut fleet)?;
-    let connected = resident(running.pid())?;
-    for number in numbers {
-        fleet.queue(number, &subscribe(&format!("idle-{number}")));
-        fleet.flush(number);
-    }
-    settle(&running, &mut fleet)?;
-    let joined = resident(running.pid())?;
-    Ok(vec![
-        cost("resident, KiB per session, connected", kib_each(empty, connected)),
-        cost("resident, KiB per session, in a room", kib_each(empty, joined)),
-        fact("resident, KiB, without sessions", empty as f64),
-        fault("connections closed", fleet.closed),
-    ])
-}
-
-fn connect(target: &Target, sessions: usize, v1: bool) -> Outcome<Vec<Reading>> {
-    let (running, mut fleet) = warmed_up(target, v1)?;
-    let before = Usage::of(running.pid())?;
-    let began = std::time::Instant::now();
-    let numbers = fleet.connect(running.address, sessions, v1)?;
-    let took = began.elapsed();
-    settle(&running, &mut fleet)?;
-    let connected = Usage::of(running.pid())?;
-    fleet.close(numbers);
-    settle(&running, &mut fleet)?;
-    let closed = Usage::of(running.pid())?;
-    let each = |usage| microseconds(usage) / sessions as f64;
-    Ok(vec![
-        cost("cpu, us per connect", each(connected.since(before))),
-        cost("cpu, us per close", each(closed.since(connected))),
-        fact("connects per second", sessions as f64 / took.as_secs_f64()),
-        cost("connect to 101 p50, ms", fleet.upgrades.quantile_ms(0.5)),
-        cost("connect to 101 p99, ms", fleet.upgrades.quantile_ms(0.99)),
-        fault("connections closed", fleet.closed),
-    ])
-}
-
-/// Started, and past what only the first connections cost.
-fn warmed_up(target: &Target, v1: bool) -> Outcome<(Running, Fleet)> {
-    let running = Running::start(target)?;
-    let mut fleet = Fleet::new()?;
-    fleet.connect(running.address, 10, v1)?;
-    settle(&running, &mut fleet)?;
-    Ok((running, fleet))
-}
-
-/// Waits until the process has nothing more to do, or 10 s.
-fn settle(running: &Running, fleet: &mut Fleet) -> Outcome<()> {
-    for _ in 0..50 {
-        let before = Usage::of(running.pid())?;
-        fleet.idle(Duration::from_millis(200))?;
-        if Usage::of(running.pid())?.since(before).cpu < Duration::from_millis(8) {
-            break;
-        }
-    }
+fn connect(options: &Options, sections: &mut Vec<Section>) -> Outcome<()> {
+    let sizes = match options.smoke {
+        false => Sizes::new(1, 5_000, 0.0, 0.0, 5),
+        true => Sizes::new(1, 100, 0.0, 0.0, 1),
+    };
+    let sizes = sizes.or(options);
+    let title = format!("connect: {} sessions, {}", sizes.members, dialect(options));
+    let sides = options.sides(&[Side::Floor, Side::Embedded]);
+    sections.push(Section::run("connect", title, &sides, sizes.rounds, |side| {
+        sessions::connect(side, sizes.members, options.v1)
+    })?);
     Ok(())
 }
 
 /// A floor that drops, duplicates or swaps one delivery must be found out, and an honest one not be accused.
 fn self_check(options: &Options) -> Outcome<()> {
-    let sizes = Scenario::Fan.sizes(true);
-    let plan = plan(Scenario::Fan, &sizes, options);
+    let plan = fan(true).plan(options);
     for fault in [None].into_iter().chain(Fault::ALL.map(Some)) {
-        let target = Target::Floor {
-            coalesce: options.coalesce,
-            fault: fault.map(|kind| (kind, 137)),
+        let target = match fault {
+            None => Target::floor("floor", false),
+            Some(kind) => Target::faulty_floor(kind, 137),
         };
         let running = Running::start(&target)?;
-        let tally = Crowd::gather(running.address, plan)?.run()?;
+        let tally = Crowd::gather(running.address(), running.address(), plan)?.run()?;
         let expected = match fault {
             None => [0, 0, 0],
             Some(Fault::Drop) => [1, 0, 0],
