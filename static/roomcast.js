@@ -45,8 +45,10 @@ const BACKOFF_FIRST_MS = 500;
 const BACKOFF_CAP_MS = 15_000;
 /** Bound of the first wait when a server has closed all its clients at one moment; RFC 6455, section 7.2.3, has it too. */
 const BACKOFF_TOGETHER_MS = 5_000;
-/** After `bye` the next connection is opened at most so long before the end of this one, and at least half of it. */
+/** After `bye` the next connection is opened at most so long before the end of this one, … */
 const SUCCESSION_LEAD_MS = 2_000;
+/** … and at least this part of it: more jitter would make the load on the other servers less even than it comes. */
+const SUCCESSION_LEAD_LEAST = 0.85;
 /** For messages without an offset: so far one node may be behind another without a loss or a repetition. */
 const OVERLAP_MS = 250;
 /** Per room. The latest are the ones that are repeated. */
@@ -1096,7 +1098,8 @@ export class Roomcast extends EventTarget {
     if (isNews) {
       const remainingMs = Number.isFinite(closesInMs) ? Math.max(0, closesInMs) : 0;
       connection.closesAt = Date.now() + remainingMs;
-      const leadMs = Math.min(remainingMs, SUCCESSION_LEAD_MS) * (1 + Math.random()) / 2;
+      const part = SUCCESSION_LEAD_LEAST + (1 - SUCCESSION_LEAD_LEAST) * Math.random();
+      const leadMs = Math.round(Math.min(remainingMs, SUCCESSION_LEAD_MS) * part);
       this.#successionFailures = 0;
       this.#openSuccessorIn(remainingMs - leadMs, connection);
     }

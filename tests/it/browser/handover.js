@@ -625,7 +625,7 @@ Object.assign(CASES, {
 
   async "the next connection is opened shortly before the end of the old one"(module) {
     const expected = [
-      [25_000, 0, 24_000], [25_000, 1, 23_000], [3_000, 0.5, 1_500], [1_000, 0, 500], [1_000, 1, 0], [0, 0, 0],
+      [25_000, 0, 23_300], [25_000, 1, 23_000], [3_000, 0.5, 1_150], [1_000, 0, 150], [1_000, 1, 0], [0, 0, 0],
       [undefined, 0.5, 0], [-5, 0.5, 0],
     ];
     for (const [closesInMs, random, delay] of expected) {
