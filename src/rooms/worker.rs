@@ -11,6 +11,7 @@
 mod session_log;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -274,7 +275,10 @@ impl Worker {
     }
 
     async fn dispatch_all(self: Rc<Self>, queue: mpsc::UnboundedReceiver<Dispatch>) {
-        let mut dispatches = Dispatches { queue, ahead: None };
+        let mut dispatches = Dispatches {
+            queue,
+            ahead: VecDeque::new(),
+        };
         let mut turn = Turn::default();
         while let Some(dispatch) = dispatches.next().await {
             match dispatch {
@@ -420,21 +424,24 @@ impl Worker {
     }
 }
 
-/// The queue, with one dispatch that was looked at and put back.
+/// The queue, with what was looked at and put back.
 struct Dispatches {
     queue: mpsc::UnboundedReceiver<Dispatch>,
-    ahead: Option<Dispatch>,
+    /// Answers to publishes first, and then at most one dispatch of another kind.
+    ahead: VecDeque<Dispatch>,
 }
 
 impl Dispatches {
     async fn next(&mut self) -> Option<Dispatch> {
-        match self.ahead.take() {
+        match self.ahead.pop_front() {
             Some(dispatch) => Some(dispatch),
             None => self.queue.recv().await,
         }
     }
 
-    /// `events`, and what follows them in the queue for the same members.
+    /// `events`, and what follows them in the queue for the same members. Answers to publishes in between come after it:
+    /// behind a busy queue each message has one, and only what is written together is cheap. They may, because the answer
+    /// and one's own message come in either order.
     fn gather(
         &mut self,
         members: &Arc<Vec<SessionId>>,
@@ -443,7 +450,8 @@ impl Dispatches {
     ) -> Batches {
         let mut batches = Batches::default();
         batches.push(events, transit);
-        while batches.bytes < TURN_BYTES && self.ahead.is_none() {
+        let is_answer = |dispatch: &Dispatch| matches!(dispatch, Dispatch::One(_, Notice::Published(..)));
+        while batches.bytes < TURN_BYTES && self.ahead.back().is_none_or(is_answer) {
             match self.queue.try_recv() {
                 Ok(Dispatch::Room {
                     members: same,
@@ -451,7 +459,7 @@ impl Dispatches {
                     transit,
                     pace: None,
                 }) if Arc::ptr_eq(&same, members) => batches.push(events, transit),
-                Ok(other) => self.ahead = Some(other),
+                Ok(other) => self.ahead.push_back(other),
                 Err(_) => break,
             }
         }
