@@ -8,8 +8,7 @@ use std::time::Duration;
 use super::delivery::Outcome;
 use super::delivery::fleet::Fleet;
 use super::delivery::load::{Crowd, Plan, SMALLEST_MESSAGE};
-use super::delivery::options::Broker;
-use super::delivery::process::{Running, Target, Usage};
+use super::delivery::process::{Running, Target};
 
 /// What becomes more.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,6 +69,9 @@ const USUAL: Setting = Setting {
 
 /// Sessions that are there besides the idle ones: the members and one that publishes.
 const BUSY: usize = USUAL.members + 1;
+
+/// How long nothing must come before what is missing counts as lost.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Rooms with traffic, beside silent ones.
 const BUSY_ROOMS: usize = 10;
@@ -219,15 +221,8 @@ impl Side {
 
     fn target(self) -> Target {
         match self {
-            Self::Floor => Target::Floor {
-                coalesce: false,
-                fault: None,
-            },
-            Self::Server => Target::Server {
-                path: env!("CARGO_BIN_EXE_roomcast").into(),
-                broker: Broker::Memory,
-                history: None,
-            },
+            Self::Floor => Target::floor(self.name(), false),
+            Self::Server => Target::server(self.name(), env!("CARGO_BIN_EXE_roomcast").into(), false),
         }
     }
 }
@@ -238,7 +233,8 @@ impl Curve {
         let setting = (self.setting)(point);
         let running = Running::start(&side.target())?;
         let mut crowd = Crowd::gather(
-            running.address,
+            running.address(),
+            running.address(),
             Plan {
                 rooms: setting.rooms,
                 members: setting.members,
@@ -248,21 +244,22 @@ impl Curve {
                 size: setting.size,
                 publishers: 1,
                 v1: false,
+                silence: SILENCE,
             },
         )?;
         if setting.silent_rooms > 0 {
-            crowd.hold(running.address, setting.silent_rooms)?;
+            crowd.hold(running.address(), setting.silent_rooms)?;
         }
         let mut idle = Fleet::new()?;
-        idle.connect(running.address, setting.idle, false)?;
+        idle.connect(running.address(), setting.idle, false)?;
         idle.idle(Duration::from_millis(200))?;
-        let before = Usage::of(running.pid())?;
+        let meter = running.meter()?;
         let tally = crowd.run()?;
-        let used = Usage::of(running.pid())?.since(before);
+        let spent = meter.read()?;
         // What was said to them meanwhile is read now: that they are still there, for one.
         idle.idle(Duration::from_millis(1))?;
         let astray = [
-            ("lost", tally.lost),
+            ("lost", tally.lost + tally.forgone),
             ("duplicated", tally.duplicated),
             ("reordered", tally.reordered),
             ("misrouted", tally.misrouted),
@@ -272,6 +269,6 @@ impl Curve {
         if let Some((what, count)) = astray.iter().find(|(_, count)| *count > 0) {
             return Err(format!("{what}: {count}").into());
         }
-        Ok(used.cpu.as_secs_f64() * 1e6 / tally.delivered as f64)
+        Ok(spent.server().microseconds() / tally.delivered as f64)
     }
 }

@@ -1,9 +1,12 @@
 //! How the price of a delivery changes as there is more of everything: sessions, rooms, members, bytes.
 //!
 //! ```sh
-//! cargo bench --bench growth                # all plots, less than 15 minutes
+//! cargo bench --bench growth -- --axis all      # all plots, in less than 15 minutes
+//! cargo bench --bench growth -- --axis rooms    # or sessions, members, size: one of them
 //! cargo bench --bench growth -- --help
 //! ```
+//!
+//! Without arguments, as a plain `cargo bench` starts it, it measures nothing and says how to run it.
 //!
 //! Server and floor (see `delivery`, whose parts do the work) run in turn, each run in a fresh process; a point is the
 //! median of its runs, drawn with the least and the most of them. The rounds go over all points of a plot, so that a
@@ -13,7 +16,7 @@
 //! - `axis`: what grows, how far, and what a run is. `plot`: the picture, an SVG file in `docs/performance`.
 //! - `run`: the command line, the order of the runs, the table.
 //!
-//! `cargo test --bench growth` (no `--bench` argument) draws every plot in small, into the build directory.
+//! `cargo test --bench growth` (no argument at all) draws every plot in small, into the build directory.
 
 #[cfg(target_os = "linux")]
 #[expect(
@@ -28,10 +31,8 @@ mod delivery {
     pub(crate) mod frame;
     pub(crate) mod histogram;
     pub(crate) mod load;
-    pub(crate) mod options;
+    pub(crate) mod outbox;
     pub(crate) mod process;
-    pub(crate) mod report;
-    pub(crate) mod scenario;
 
     use std::error::Error;
 

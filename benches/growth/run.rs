@@ -11,10 +11,21 @@ use super::axis::{Axis, Curve, Extent, Side};
 use super::delivery::{Outcome, floor};
 use super::plot::{Line, Plot, Point};
 
+/// Says how to run it. A plain `cargo bench` starts every benchmark with `--bench` alone, and this one takes too long
+/// for what nobody asked for by name.
+const HOW_TO: &str = "growth: nothing was measured; `cargo bench --bench growth -- --axis all` takes up to 15 minutes, \
+--axis sessions, rooms, members or size a part of that";
+
+/// Stands for every axis.
+const ALL: &str = "all";
+
 pub(crate) fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let outcome = if arguments.get(1).is_some_and(|first| first == floor::SUBCOMMAND) {
         floor::run(&arguments[2..])
+    } else if arguments[1..] == ["--bench"] {
+        println!("{HOW_TO}");
+        Ok(())
     } else {
         rlimit::increase_nofile_limit(u64::MAX)
             .map_err(Into::into)
@@ -40,8 +51,9 @@ struct Options {
 impl Options {
     /// Reads the arguments, the program's name first; prints help or what is wrong, and exits.
     fn parse(arguments: &[String]) -> Self {
-        let matches = command().get_matches_from(arguments);
+        // `cargo test` says nothing.
         let smoke = arguments.len() == 1;
+        let matches = command(!smoke).get_matches_from(arguments);
         let extent = if smoke {
             Extent::Smoke
         } else if matches.get_flag("quick") {
@@ -53,7 +65,7 @@ impl Options {
         Self {
             axes: Axis::ALL
                 .into_iter()
-                .filter(|axis_of_all| axis.is_none_or(|name| name == axis_of_all.name()))
+                .filter(|one| axis.is_none_or(|name| name == ALL || name == one.name()))
                 .collect(),
             extent,
             rounds: count(&matches, "rounds").unwrap_or(if extent == Extent::Full { 3 } else { 1 }),
@@ -78,7 +90,7 @@ fn count(matches: &ArgMatches, name: &str) -> Option<usize> {
     matches.get_one::<u16>(name).map(|&count| usize::from(count))
 }
 
-fn command() -> Command {
+fn command(must_say_which: bool) -> Command {
     let positive = |text: &str| match text.parse::<f64>() {
         Ok(value) if (0.1..=60.0).contains(&value) => Ok(value),
         _ => Err("a number from 0.1 to 60 is expected"),
@@ -88,26 +100,29 @@ fn command() -> Command {
         .arg(
             Arg::new("axis")
                 .long("axis")
-                .value_parser(PossibleValuesParser::new(Axis::ALL.map(Axis::name)))
-                .help("What grows [default: each in turn]"),
+                .required(must_say_which)
+                .value_parser(PossibleValuesParser::new(
+                    [ALL].into_iter().chain(Axis::ALL.map(Axis::name)),
+                ))
+                .help("What grows; all of it takes up to 15 minutes"),
         )
         .arg(
             Arg::new("rounds")
                 .long("rounds")
                 .value_parser(value_parser!(u16).range(1..))
-                .help("Runs of each point [default: 3]"),
+                .help("Runs of each point [default: 3; with --quick 1]"),
         )
         .arg(
             Arg::new("seconds")
                 .long("seconds")
                 .value_parser(positive)
-                .help("How long a run sends messages [default: 2]"),
+                .help("How long a run sends messages [default: 2; with --quick 1]"),
         )
         .arg(
             Arg::new("quick")
                 .long("quick")
                 .action(ArgAction::SetTrue)
-                .help("Fewer and smaller points, one run of each: to see whether it works"),
+                .help("Fewer and smaller points: to see whether it works"),
         )
         .arg(
             Arg::new("to")
