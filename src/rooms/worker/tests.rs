@@ -4,7 +4,7 @@ use actix::prelude::{Actor, Context, Handler};
 use tokio::time::timeout;
 
 use super::*;
-use crate::broker::RoomMessage;
+use crate::broker::{PublishOutcome, RoomMessage};
 use crate::protocol::{Content, RoomName};
 
 const BACKLOG: usize = 4_096;
@@ -151,4 +151,32 @@ async fn what_comes_late_for_a_session_that_is_gone_hits_nobody() {
         .expect("the worker lives");
     assert!(matches!(next(&mut notices).await, Notice::Room(_)));
     assert!(gone_notices.try_recv().is_err());
+}
+
+#[actix::test]
+async fn messages_are_gathered_past_answers_and_past_nothing_else() {
+    let (worker, _disconnects) = worker();
+    let (id, mut notices) = attach(&worker);
+    let members = Arc::new(vec![id]);
+    let queue = worker.queue();
+    // All of it is there before the worker looks.
+    for dispatch in [
+        dispatch(&members, "a".to_owned()),
+        Dispatch::One(id, Notice::Published(1, PublishOutcome::Accepted(None))),
+        dispatch(&members, "b".to_owned()),
+        Dispatch::One(id, Notice::Left(2)),
+        dispatch(&members, "c".to_owned()),
+    ] {
+        queue.send(dispatch).expect("the worker lives");
+    }
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        told.push(match next(&mut notices).await {
+            Notice::Room(events) => events[0].frame(Dialect::Plain).expect("a text").to_string(),
+            Notice::Published(ticket, _) => format!("published {ticket}"),
+            Notice::Left(ticket) => format!("left {ticket}"),
+            other => panic!("{other:?}"),
+        });
+    }
+    assert_eq!(told, ["a", "b", "published 1", "left 2", "c"]);
 }
