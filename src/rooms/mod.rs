@@ -6,7 +6,7 @@
 //!
 //! - [`table`] is membership, [`ledger`] what the broker's link carries and [`timeline`] what has to be read of a
 //!   room's past; all are pure. [`registry`] is the actor that owns them and the link.
-//! - Everything that a session is told comes through one queue of its HTTP worker ([`worker`]), in the registry's
+//! - Everything that a session is told of its rooms and commands comes through one queue of its HTTP worker ([`worker`]), in the registry's
 //!   order: no message of a room can overtake its `Joined`, and none can follow its `Left`.
 //! - A message reaches the mailboxes of a worker's sessions from that worker's own thread: one thread hop per
 //!   message and worker, none per member.

@@ -1,4 +1,4 @@
-//! The sessions of one HTTP worker, and the queue through which everything reaches them.
+//! The sessions of one HTTP worker, the queue through which their rooms reach them, and the orders of a node that stops.
 //!
 //! - Lives on the worker's thread. The registry sends one [`Dispatch`] per message and worker; the mailboxes are filled
 //!   from here, on the thread of the sessions.
@@ -199,7 +199,7 @@ impl Worker {
         self.metrics.sessions_opened.inc();
     }
 
-    /// The session is gone. Its socket may close after this, and must not be cut any more.
+    /// The session is gone; its connection may linger.
     pub fn detach(&self, id: SessionId) {
         if let Some(session) = self.sessions.borrow_mut().remove(&id) {
             self.metrics.sessions.dec();
