@@ -68,6 +68,9 @@ pub struct RoomRegistry {
     /// To be sent with the next flush.
     reads: Vec<ReadRequest>,
     last_read: u64,
+    /// Reads for rooms that were left while they were under way. Until they are answered no others follow, so that joins and
+    /// leaves cannot queue more reads than there are rooms.
+    orphaned_reads: HashMap<RoomName, u64>,
     /// Rooms whose members are being brought up to date, and how long those who are behind are waited for.
     pacing: HashMap<RoomName, Pacing>,
     /// Rooms whose read failed, in the order in which it is tried again.
@@ -142,6 +145,7 @@ impl RoomRegistry {
             pulls: HashMap::new(),
             reads: Vec::new(),
             last_read: 0,
+            orphaned_reads: HashMap::new(),
             pacing: HashMap::new(),
             reads_again: VecDeque::new(),
             refused_reads: VecDeque::new(),
@@ -220,6 +224,9 @@ impl RoomRegistry {
         self.ledger.unwant(room);
         if let Some(timeline) = self.timelines.remove(room) {
             self.held_bytes -= timeline.held_bytes();
+            if let Some(read) = timeline.reading() {
+                self.orphaned_reads.insert(room.clone(), read);
+            }
         }
         self.pulls.remove(room);
         self.pacing.remove(room);

@@ -272,6 +272,12 @@ impl Timeline {
         history.part(&self.room, after, until, part_bytes)
     }
 
+    /// The read that is under way.
+    #[must_use]
+    pub fn reading(&self) -> Option<u64> {
+        self.history.as_ref()?.reading()
+    }
+
     /// Whether something is kept for those who come back.
     #[must_use]
     pub fn has_window(&self) -> bool {
@@ -283,7 +289,7 @@ impl Timeline {
     /// Gives it back, unless it is being read.
     pub fn forget_window(&mut self) {
         if let Some(history) = &mut self.history
-            && !history.is_reading()
+            && history.reading().is_none()
         {
             history.window = None;
         }

@@ -4,7 +4,8 @@
 //! - Publishes to a room follow each other without waiting. A SUBSCRIBE or UNSUBSCRIBE begins when everything before it
 //!   is answered, and a publish begins when the memberships before it are settled: who subscribes and then publishes
 //!   hears itself.
-//! - An UNSUBSCRIBE cancels a SUBSCRIBE that is still under way.
+//! - An UNSUBSCRIBE cancels a SUBSCRIBE that is still under way. In a lane that grows long it cancels one that has not been
+//!   begun, too: who comes and goes faster than the broker confirms would else be served what is over long ago.
 //! - A SUBSCRIBE under way may wait for the broker for seconds, a publish behind it may not: then the SUBSCRIBE is
 //!   hurried.
 //! - Every command that is pushed gets exactly one [`Step::Reply`]. A room without commands takes no memory.
@@ -15,7 +16,7 @@ use std::time::Instant;
 use super::reply::{Refusal, Reply};
 use crate::protocol::client::RequestId;
 use crate::protocol::{Content, IdempotenceKey, Replay, RoomName};
-use crate::rooms::Ticket;
+use crate::rooms::{NotJoined, Ticket};
 
 /// What a command in a lane does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,8 +95,18 @@ enum State {
     Answered(Reply),
 }
 
+/// Commands that a lane may hold before what cancels out in it is not begun.
+const LONG_LANE: usize = 8;
+
 /// What a command costs beside its texts while it is not answered, in bytes.
 const COMMAND_COST: usize = 256;
+
+impl Entry {
+    /// Commands are begun in their order.
+    fn is_begun(&self) -> bool {
+        !matches!(self.state, State::Waiting(_))
+    }
+}
 
 impl Lanes {
     /// Takes a command. Returns what to do, and what the command costs until its reply.
@@ -110,20 +121,24 @@ impl Lanes {
         let mut cost = COMMAND_COST + room.as_str().len();
         let lane = self.lanes.entry(room.clone()).or_default();
         let mut steps = Vec::new();
-        match &work {
-            Work::Leave => cancel_join(lane, room, &mut steps),
-            Work::Publish(content, _) => {
+        let mut state = State::Waiting(work);
+        match &state {
+            State::Waiting(Work::Leave) if cancel_waiting_join(lane) => {
+                state = State::Answered(Reply::Unsubscribed);
+            }
+            State::Waiting(Work::Leave) => cancel_join(lane, room, &mut steps),
+            State::Waiting(Work::Publish(content, _)) => {
                 cost += content.text.len();
                 hurry_join(lane, room, now, &mut steps);
             }
-            Work::Join(_) | Work::Refuse(_) => {}
+            _ => {}
         }
         lane.push_back(Entry {
             ticket: self.last_ticket,
             id,
             cost,
             since: now,
-            state: State::Waiting(work),
+            state,
         });
         self.advance(room, &mut steps);
         (steps, cost)
@@ -207,11 +222,8 @@ fn begin(
     steps: &mut Vec<Step>,
 ) {
     let (mut publishing, mut settling) = (false, false);
-    let first_publish = lane
-        .iter()
-        .find(|entry| matches!(entry.state, State::Waiting(Work::Publish(..))))
-        .map(|entry| entry.since);
-    for entry in lane {
+    for index in 0..lane.len() {
+        let entry = &mut lane[index];
         let ticket = entry.ticket;
         match &entry.state {
             State::Answered(_) => continue,
@@ -235,7 +247,11 @@ fn begin(
         let step = match work {
             Work::Join(replay) => {
                 settling = true;
-                entry.state = State::Joining {
+                let mut behind = lane.iter().skip(index + 1);
+                let first_publish = behind
+                    .find(|entry| matches!(entry.state, State::Waiting(Work::Publish(..))))
+                    .map(|entry| entry.since);
+                lane[index].state = State::Joining {
                     hurried: first_publish.is_some(),
                 };
                 if let Some(since) = first_publish {
@@ -279,8 +295,29 @@ fn begin(
     }
 }
 
+/// Cancels the SUBSCRIBE at the end of a long lane if an UNSUBSCRIBE stands before it: then another one behind it changes
+/// nothing. Whether it did.
+fn cancel_waiting_join(lane: &mut VecDeque<Entry>) -> bool {
+    if lane.len() < LONG_LANE {
+        return false;
+    }
+    let mut from_the_end = lane.iter_mut().rev();
+    let (Some(last), Some(before)) = (from_the_end.next(), from_the_end.next()) else {
+        return false;
+    };
+    let leaves = matches!(
+        before.state,
+        State::Waiting(Work::Leave) | State::Leaving | State::Answered(Reply::Unsubscribed)
+    );
+    let cancels = leaves && matches!(last.state, State::Waiting(Work::Join(_)));
+    if cancels {
+        last.state = State::Answered(Reply::not_joined(NotJoined::Cancelled));
+    }
+    cancels
+}
+
 fn cancel_join(lane: &VecDeque<Entry>, room: &RoomName, steps: &mut Vec<Step>) {
-    for entry in lane {
+    for entry in lane.iter().take_while(|entry| entry.is_begun()) {
         if let State::Joining { .. } = entry.state {
             steps.push(Step::Cancel {
                 ticket: entry.ticket,
@@ -291,7 +328,7 @@ fn cancel_join(lane: &VecDeque<Entry>, room: &RoomName, steps: &mut Vec<Step>) {
 }
 
 fn hurry_join(lane: &mut VecDeque<Entry>, room: &RoomName, since: Instant, steps: &mut Vec<Step>) {
-    for entry in lane {
+    for entry in lane.iter_mut().take_while(|entry| entry.is_begun()) {
         if let State::Joining { hurried } = &mut entry.state
             && !std::mem::replace(hurried, true)
         {
@@ -476,6 +513,42 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn in_a_long_lane_what_cancels_out_is_not_begun() {
+        let (mut lanes, r) = (Lanes::default(), room("r"));
+        let mut push = |lanes: &mut Lanes, number, work| lanes.push(&r, id(number), work, now()).0;
+        let under_way = begun(&push(&mut lanes, 0, join()))[0];
+        for number in 0..50 {
+            push(&mut lanes, 2 * number + 1, Work::Leave);
+            push(&mut lanes, 2 * number + 2, join());
+        }
+        push(&mut lanes, 101, Work::Leave);
+        let (mut steps, mut joins, mut replies) = (lanes.answer(under_way, sent()), 1, Vec::new());
+        while !steps.is_empty() {
+            joins += steps
+                .iter()
+                .filter(|step| matches!(step, Step::Join { .. }))
+                .count();
+            let next = begun(&steps);
+            replies.extend(steps);
+            steps = next
+                .into_iter()
+                .flat_map(|ticket| lanes.answer(ticket, sent()))
+                .collect();
+        }
+        let ids = replies.iter().filter_map(|step| match step {
+            Step::Reply {
+                id: Some(RequestId::Number(id)),
+                ..
+            } => Some(*id),
+            _ => None,
+        });
+        assert!(ids.eq(0..=101), "each command is answered, in order");
+        assert!(joins <= LONG_LANE / 2, "{joins} joins were begun");
+        let cancelled = |step: &&Step| matches!(step, Step::Reply { reply: Reply::Error(refusal), .. } if refusal.code == ErrorCode::Cancelled);
+        assert_eq!(replies.iter().filter(cancelled).count(), 51 - joins);
+    }
+
     proptest! {
         #[test]
         fn every_command_is_answered_once_and_in_order_per_room(
@@ -484,6 +557,8 @@ mod tests {
             let mut lanes = Lanes::default();
             let mut pushed: [Vec<i64>; 2] = Default::default();
             let mut answered: [Vec<i64>; 2] = Default::default();
+            // Whether the last membership command of each room joins: as it was pushed, and as it was carried out.
+            let (mut wanted, mut is_in) = ([false; 2], [false; 2]);
             let mut under_way: Vec<Ticket> = Vec::new();
             let (mut next_id, mut held) = (0, 0_usize);
             let mut drain = events.into_iter();
@@ -492,6 +567,11 @@ mod tests {
                     Some(Event::Push(n, work)) => {
                         next_id += 1;
                         pushed[usize::from(n)].push(next_id);
+                        match work {
+                            Work::Join(_) => wanted[usize::from(n)] = true,
+                            Work::Leave => wanted[usize::from(n)] = false,
+                            _ => {}
+                        }
                         let (steps, cost) = lanes.push(&room(&n.to_string()), id(next_id), work, now());
                         held += cost;
                         steps
@@ -505,6 +585,9 @@ mod tests {
                 };
                 under_way.extend(begun(&steps));
                 for step in steps {
+                    if let Step::Join { room, .. } | Step::Leave { room, .. } = &step {
+                        is_in[usize::from(room.as_str() == "1")] = matches!(step, Step::Join { .. });
+                    }
                     if let Step::Reply { room, id: Some(RequestId::Number(id)), cost, .. } = step {
                         held -= cost;
                         answered[usize::from(room.as_str() == "1")].push(id);
@@ -513,6 +596,7 @@ mod tests {
             }
             prop_assert_eq!(answered, pushed);
             prop_assert_eq!(held, 0);
+            prop_assert_eq!(is_in, wanted);
             prop_assert!(lanes.lanes.is_empty() && lanes.under_way.is_empty());
         }
     }

@@ -1,7 +1,8 @@
 //! The subscribing connection: one actor, one link at a time.
 //!
 //! - A lost link is reported before anything of the next one; dialling goes on for ever.
-//! - Batches of rooms are one command each; several may be under way, and each is confirmed as a whole.
+//! - Batches of rooms are one command each, confirmed as a whole. While one is under way the next is collected, so that the
+//!   busier it is, the more rooms share a command; only a full batch does not wait.
 //! - The crate queues what arrives without a bound, so the stream is always read: it is handed on in chunks of what
 //!   has arrived together. While the sessions are too far behind, what arrives is dropped, and its rooms are named.
 //! - A command that is not confirmed in [`COMMAND_TIMEOUT`], or a silence that [`Health`](crate::broker::health::Health)
@@ -48,6 +49,8 @@ pub(super) struct RedisSubscriber {
     events: Recipient<LinkEvent>,
     generation: u64,
     link: Option<Link>,
+    subscribing: Batches,
+    unsubscribing: Batches,
     backoff: Backoff,
     drop_log: Throttle,
     /// Rooms of which something was dropped.
@@ -58,6 +61,29 @@ pub(super) struct RedisSubscriber {
 struct Link {
     sink: PubSubSink,
     stream: SpawnHandle,
+}
+
+/// Rooms that wait for a command of one kind, and how many of these are under way. No room waits in both kinds, because the
+/// registry has one command under way per room, so the order between them is free.
+#[derive(Default)]
+struct Batches {
+    waiting: Vec<RoomName>,
+    under_way: usize,
+}
+
+impl Batches {
+    /// The rooms of a command that may go out now.
+    fn next(&mut self) -> Option<Vec<RoomName>> {
+        let waiting = self.waiting.len();
+        if waiting == 0 || (self.under_way > 0 && waiting < MAX_ROOMS_PER_COMMAND) {
+            return None;
+        }
+        self.under_way += 1;
+        Some(
+            self.waiting
+                .split_off(waiting.saturating_sub(MAX_ROOMS_PER_COMMAND)),
+        )
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -79,6 +105,8 @@ impl RedisSubscriber {
             events,
             generation: 0,
             link: None,
+            subscribing: Batches::default(),
+            unsubscribing: Batches::default(),
             backoff: Backoff::default(),
             drop_log: Throttle::per_second(1),
             missed: HashSet::new(),
@@ -136,8 +164,23 @@ impl RedisSubscriber {
         );
         self.shared.metrics.redis_losses.inc(Connection::Subscriber);
         self.missed.clear();
+        self.subscribing = Batches::default();
+        self.unsubscribing = Batches::default();
         self.events.do_send(LinkEvent::Down);
         self.dial_again(problem, ctx);
+    }
+
+    fn batches(&mut self, verb: Verb) -> &mut Batches {
+        match verb {
+            Verb::Subscribe => &mut self.subscribing,
+            Verb::Unsubscribe => &mut self.unsubscribing,
+        }
+    }
+
+    fn send_batches(&mut self, verb: Verb, ctx: &mut Context<Self>) {
+        while let Some(rooms) = self.batches(verb).next() {
+            self.command(verb, rooms, ctx);
+        }
     }
 
     /// Sends a batch of rooms and reports what became of it, as long as the link is still the same.
@@ -159,7 +202,9 @@ impl RedisSubscriber {
         };
         ctx.spawn(call.into_actor(self).map(move |outcome, actor, ctx| {
             if actor.generation == generation && actor.link.is_some() {
+                actor.batches(verb).under_way -= 1;
                 actor.commanded(verb, rooms, outcome, ctx);
+                actor.send_batches(verb, ctx);
             }
         }));
     }
@@ -185,6 +230,7 @@ impl RedisSubscriber {
     fn refused(&mut self, mut rooms: Vec<RoomName>, error: &RedisError, ctx: &mut Context<Self>) {
         if rooms.len() > 1 {
             for room in rooms {
+                self.subscribing.under_way += 1;
                 self.command(Verb::Subscribe, vec![room], ctx);
             }
         } else if let Some(room) = rooms.pop() {
@@ -319,8 +365,7 @@ impl Handler<LinkCommand> for RedisSubscriber {
             );
             return;
         }
-        for batch in rooms.chunks(MAX_ROOMS_PER_COMMAND) {
-            self.command(verb, batch.to_vec(), ctx);
-        }
+        self.batches(verb).waiting.extend(rooms);
+        self.send_batches(verb, ctx);
     }
 }

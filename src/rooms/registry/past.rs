@@ -94,6 +94,9 @@ impl RoomRegistry {
     }
 
     pub(super) fn request_read(&mut self, room: &RoomName) {
+        if self.orphaned_reads.contains_key(room) {
+            return;
+        }
         let may_fill = self.pacing.get(room).is_none_or(|pacing| !pacing.waits);
         let Some(timeline) = self.timelines.get_mut(room) else {
             return;
@@ -136,9 +139,19 @@ impl RoomRegistry {
     }
 
     pub(super) fn read(&mut self, ReadOutcome { id, room, page }: ReadOutcome, ctx: &mut Context<Self>) {
+        self.metrics.history_reads.inc(match &page {
+            Ok(_) => labels::Read::Answered,
+            Err(ReadError::Away(_)) => labels::Read::Away,
+            Err(ReadError::Refused(_)) => labels::Read::Refused,
+        });
+        if self.orphaned_reads.get(&room) == Some(&id) {
+            // Nobody waits for this one any more; for the next one perhaps.
+            self.orphaned_reads.remove(&room);
+            self.proceed(&room, None);
+            return;
+        }
         match page {
             Ok(page) => {
-                self.metrics.history_reads.inc(labels::Read::Answered);
                 let told = self.with_timeline(&room, |timeline| {
                     let events = timeline.read(id, page);
                     (events, timeline.is_current())
@@ -154,13 +167,11 @@ impl RoomRegistry {
                 self.keep_window(&room);
             }
             Err(ReadError::Away(_)) => {
-                self.metrics.history_reads.inc(labels::Read::Away);
                 self.with_timeline(&room, |timeline| timeline.read_again(id));
                 self.reads_again
                     .push_back((Instant::now() + READ_AGAIN_AFTER, room));
             }
             Err(ReadError::Refused(reason)) => {
-                self.metrics.history_reads.inc(labels::Read::Refused);
                 if let Some(unlogged) = self.refusal_log.pass(Instant::now()) {
                     warn!("history cannot be read: room={room:?} reason={reason:?} unlogged={unlogged}");
                 }

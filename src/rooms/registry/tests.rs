@@ -488,3 +488,26 @@ async fn the_next_page_for_the_members_waits_until_they_have_written_the_last_on
     stage.answer(&reads[0], 9, 8..=9);
     assert!(stage.dispatch().await.contains(r#"\"offset\":9"#));
 }
+
+#[actix::test]
+async fn a_room_that_was_left_is_not_read_again_before_its_first_read_is_answered() {
+    let (mut stage, r) = (Stage::start(true), room("r"));
+    stage.registry.do_send(LinkEvent::Up { generation: 1 });
+    stage.join(session(1), &r, Dialect::V1);
+    stage.command().await;
+    stage.opened(1, &r);
+    let first = stage.reads().await;
+    for _ in 0..3 {
+        stage.leave(session(1), &r);
+        stage.join(session(1), &r, Dialect::V1);
+        assert_eq!(stage.dispatch().await, "0-1 Left(8)");
+        stage.assert_not_yet().await;
+    }
+    // It was read before this membership began, so it does not say where that begins.
+    stage.answer(&first[0], 4, []);
+    let second = stage.reads().await;
+    stage.assert_nobody_told().await;
+    stage.answer(&second[0], 5, []);
+    let told = stage.dispatch().await;
+    assert_eq!(told, "0-1 Joined(7) at Some(5) recovered None replayed 0");
+}

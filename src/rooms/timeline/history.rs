@@ -74,8 +74,8 @@ impl History {
         }
     }
 
-    pub(super) fn is_reading(&self) -> bool {
-        self.reading.is_some()
+    pub(super) fn reading(&self) -> Option<u64> {
+        self.reading.map(|reading| reading.id)
     }
 
     pub(super) fn window_bytes(&self) -> usize {
