@@ -43,6 +43,9 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(5);
 /// How often overdue joins are looked for.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Joins that may wait before the memory for them is given back.
+const DEADLINES_KEPT: usize = 1_024;
+
 /// Bytes of text in one batch of a room's messages, as far as whole messages allow: workers give their thread back
 /// between batches.
 const MAX_EVENTS_BYTES: usize = 64 * 1024;
@@ -322,6 +325,10 @@ impl RoomRegistry {
             };
             let reason = "the broker has not confirmed the subscription in time".to_owned();
             self.disappoint(session, &room, ticket, NotJoined::Unavailable(reason));
+        }
+        // What a rush of joins has made of it would stay for ever.
+        if self.deadlines.capacity() > DEADLINES_KEPT && self.deadlines.len() < self.deadlines.capacity() / 4 {
+            self.deadlines.shrink_to(DEADLINES_KEPT);
         }
         self.read_again(now);
         self.forget_old_windows(now);

@@ -98,7 +98,11 @@ impl RoomTable {
         }
         joined.insert(room.clone());
         let first = !self.rooms.contains_key(room);
-        self.rooms.entry(room.clone()).or_default().waiting.push(waiter);
+        let waiting = &mut self.rooms.entry(room.clone()).or_default().waiting;
+        if waiting.is_empty() {
+            waiting.reserve_exact(1);
+        }
+        waiting.push(waiter);
         self.waiting += 1;
         if first {
             JoinOutcome::FirstIn
@@ -146,6 +150,9 @@ impl RoomTable {
         }
         self.memberships += admitted.len();
         self.waiting -= admitted.len();
+        if room.waiting.is_empty() {
+            room.waiting = Vec::new();
+        }
         admitted
     }
 
@@ -273,11 +280,12 @@ impl Room {
 
     fn add(&mut self, session: SessionId) {
         let worker = session.worker();
-        let index = self.members.iter().position(|(id, _)| *id == worker);
-        let index = index.unwrap_or_else(|| {
-            self.members.push((worker, Arc::default()));
-            self.members.len() - 1
-        });
+        let Some(index) = self.members.iter().position(|(id, _)| *id == worker) else {
+            // Most rooms are small, so a list begins with room for one.
+            self.members.reserve_exact(1);
+            self.members.push((worker, Arc::new(vec![session])));
+            return;
+        };
         let list = Arc::make_mut(&mut self.members[index].1);
         if let Err(place) = list.binary_search(&session) {
             list.insert(place, session);

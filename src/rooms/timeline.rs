@@ -25,7 +25,8 @@ use crate::protocol::{Dialect, Position, Replay, RoomName};
 #[derive(Debug)]
 pub struct Timeline {
     room: RoomName,
-    history: Option<History>,
+    /// Apart, because a table has room for more timelines than there are, and without history they are small.
+    history: Option<Box<History>>,
 }
 
 /// What to read now; taken as sent.
@@ -138,14 +139,14 @@ impl Timeline {
         let kept = usize::try_from(kept).unwrap_or(usize::MAX);
         Self {
             room,
-            history: (kept > 0).then(|| History::new(kept, fill_bytes)),
+            history: (kept > 0).then(|| Box::new(History::new(kept, fill_bytes))),
         }
     }
 
     /// Whether somebody can become a member.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        self.history.as_ref().is_none_or(History::is_current)
+        self.history.as_ref().is_none_or(|history| history.is_current())
     }
 
     /// Where the members are.
@@ -163,7 +164,7 @@ impl Timeline {
     /// Bytes of text that are kept for those who come back.
     #[must_use]
     pub fn window_bytes(&self) -> usize {
-        self.history.as_ref().map_or(0, History::window_bytes)
+        self.history.as_ref().map_or(0, |history| history.window_bytes())
     }
 
     /// What has happened since this was asked last.
