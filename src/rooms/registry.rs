@@ -327,7 +327,8 @@ impl RoomRegistry {
             self.disappoint(session, &room, ticket, NotJoined::Unavailable(reason));
         }
         // What a rush of joins has made of it would stay for ever.
-        if self.deadlines.capacity() > DEADLINES_KEPT && self.deadlines.len() < self.deadlines.capacity() / 4 {
+        if self.deadlines.capacity() > DEADLINES_KEPT && self.deadlines.len() < self.deadlines.capacity() / 4
+        {
             self.deadlines.shrink_to(DEADLINES_KEPT);
         }
         self.read_again(now);

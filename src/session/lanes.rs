@@ -119,7 +119,11 @@ impl Lanes {
     ) -> (Vec<Step>, usize) {
         self.last_ticket += 1;
         let mut cost = COMMAND_COST + room.as_str().len();
-        let lane = self.lanes.entry(room.clone()).or_default();
+        // Mostly it is the only one, and a rush to many rooms would leave its memory behind.
+        let lane = self
+            .lanes
+            .entry(room.clone())
+            .or_insert_with(|| VecDeque::with_capacity(1));
         let mut steps = Vec::new();
         let mut state = State::Waiting(work);
         match &state {
