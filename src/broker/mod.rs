@@ -53,9 +53,9 @@ pub struct RoomMessage {
     /// What was published.
     pub content: Content,
     /// The publisher's name, if it has one.
-    pub sender: Option<Box<str>>,
+    pub sender: Option<Arc<str>>,
     /// The publishing session, if it was one of ours.
-    pub session: Option<Box<str>>,
+    pub session: Option<Arc<str>>,
     /// When it was published, in Unix milliseconds, by the clock of the broker with history and of the node without;
     /// absent if others published it.
     pub time: Option<u64>,

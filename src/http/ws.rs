@@ -5,6 +5,7 @@
 //! told nothing about a refused handshake.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use actix_http::ws::{HandshakeError, verify_handshake};
 use actix_web::dev::RequestHead;
@@ -22,7 +23,7 @@ use crate::protocol::close::CloseCode;
 use crate::protocol::{Dialect, V1_SUBPROTOCOL, excerpt};
 use crate::rooms::worker::Worker;
 use crate::session::actor::WsSession;
-use crate::session::seat::{Limits, Seat, Service};
+use crate::session::seat::{Limits, Seat, Service, User};
 
 /// The text of a message may be this much longer in JSON, with every byte escaped …
 const ESCAPED_BYTES: u64 = 6;
@@ -139,7 +140,7 @@ fn open(
             "this server requires tokens, and cannot check them yet",
         ));
     }
-    let user = user(request.query_string())?;
+    let user = user(request.query_string())?.map_or_else(User::default, |user| Rc::new(user.into()));
     let latch = request.conn_data::<Rc<Latch>>().cloned();
     let place = Rc::new(node.capacity.take());
     if let Some(latch) = &latch {
@@ -285,7 +286,7 @@ fn dialect(headers: &HeaderMap) -> Result<Dialect, Refusal> {
 }
 
 /// The name in `?user=`, percent-decoded. An empty one is as good as none.
-fn user(query: &str) -> Result<Option<Box<str>>, Refusal> {
+fn user(query: &str) -> Result<Option<Arc<str>>, Refusal> {
     let pairs = actix_web::web::Query::<Vec<(String, String)>>::from_query(query)
         .map_err(|error| Refusal::bad_request(format!("the query cannot be read: {error}")))?;
     let Some((_, user)) = pairs.into_inner().into_iter().find(|(name, _)| name == "user") else {

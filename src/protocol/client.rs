@@ -54,6 +54,8 @@ pub enum Command {
         room: RoomName,
         /// What is wanted of its past; in the plain dialect nothing.
         replay: Replay,
+        /// To be listed as a member and told of the others, or not; `None` leaves it as it is, and in the plain dialect it is.
+        presence: Option<bool>,
     },
     /// Be a member no more.
     Unsubscribe {
@@ -69,8 +71,42 @@ pub enum Command {
         /// Makes a repeated publish the same publish; in the plain dialect absent.
         key: Option<IdempotenceKey>,
     },
+    /// Tell who is listed as a member of the room.
+    Members {
+        /// The room.
+        room: RoomName,
+    },
+    /// Take the rights of this token.
+    Authenticate {
+        /// A JWT, if it is good.
+        token: Token,
+    },
     /// Answer with `pong`.
     Ping,
+}
+
+/// A token as it was sent. It shows nothing of itself in logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Box<str>);
+
+impl Token {
+    /// Takes a copy of `token`.
+    #[must_use]
+    pub fn new(token: &str) -> Self {
+        Self(token.into())
+    }
+
+    /// What was sent.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
 }
 
 /// Why a frame is not a command, ready to be answered.
@@ -139,6 +175,8 @@ struct Fields<'a> {
     after: Option<&'a RawValue>,
     epoch: Option<&'a RawValue>,
     history: Option<&'a RawValue>,
+    presence: Option<&'a RawValue>,
+    token: Option<&'a RawValue>,
     key: Option<&'a RawValue>,
 }
 
@@ -162,12 +200,15 @@ impl Fields<'_> {
     fn command(&self, dialect: Dialect, max_message: usize) -> Result<Command, ProtocolError> {
         let kind = text_field("type", self.kind)?;
         match (kind.as_ref(), dialect) {
-            ("SUBSCRIBE", _) => Ok(Command::Subscribe {
+            ("SUBSCRIBE", Dialect::Plain) => Ok(Command::Subscribe {
                 room: self.room()?,
-                replay: match dialect {
-                    Dialect::Plain => Replay::default(),
-                    Dialect::V1 => self.replay()?,
-                },
+                replay: Replay::default(),
+                presence: None,
+            }),
+            ("SUBSCRIBE", Dialect::V1) => Ok(Command::Subscribe {
+                room: self.room()?,
+                replay: self.replay()?,
+                presence: self.presence()?,
             }),
             ("UNSUBSCRIBE", _) => Ok(Command::Unsubscribe { room: self.room()? }),
             ("sendMessage", _) => Ok(Command::Publish {
@@ -178,11 +219,15 @@ impl Fields<'_> {
                     Dialect::V1 => self.key()?,
                 },
             }),
+            ("MEMBERS", Dialect::V1) => Ok(Command::Members { room: self.room()? }),
+            ("AUTH", Dialect::V1) => Ok(Command::Authenticate {
+                token: Token::new(&text_field("token", self.token)?),
+            }),
             ("PING", Dialect::V1) => Ok(Command::Ping),
             (other, _) => {
                 let known = match dialect {
                     Dialect::Plain => "SUBSCRIBE, UNSUBSCRIBE and sendMessage",
-                    Dialect::V1 => "SUBSCRIBE, UNSUBSCRIBE, sendMessage and PING",
+                    Dialect::V1 => "SUBSCRIBE, UNSUBSCRIBE, sendMessage, MEMBERS, AUTH and PING",
                 };
                 let message = format!("no command is called \"{}\"; there are {known}", excerpt(other));
                 Err(fault(ErrorCode::UnknownType, message))
@@ -226,6 +271,18 @@ impl Fields<'_> {
         };
         let last = given(self.history).map_or(Ok(0), |raw| whole_number("history", raw))?;
         Ok(Replay { after, last })
+    }
+
+    fn presence(&self) -> Result<Option<bool>, ProtocolError> {
+        match given(self.presence) {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(_) => {
+                let message = "the field \"presence\" must be true or false";
+                Err(fault(ErrorCode::BadCommand, message))
+            }
+        }
     }
 
     fn key(&self) -> Result<Option<IdempotenceKey>, ProtocolError> {
@@ -357,6 +414,8 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                         FieldName::After => &mut fields.after,
                         FieldName::Epoch => &mut fields.epoch,
                         FieldName::History => &mut fields.history,
+                        FieldName::Presence => &mut fields.presence,
+                        FieldName::Token => &mut fields.token,
                         FieldName::Key => &mut fields.key,
                         FieldName::Other => {
                             map.next_value::<IgnoredAny>()?;
@@ -391,6 +450,10 @@ enum FieldName {
     Epoch,
     #[serde(rename = "history")]
     History,
+    #[serde(rename = "presence")]
+    Presence,
+    #[serde(rename = "token")]
+    Token,
     #[serde(rename = "key")]
     Key,
     #[serde(other)]

@@ -20,6 +20,10 @@ pub enum ErrorCode {
     RoomLimit,
     /// The session sends more commands than it may.
     RateLimited,
+    /// The session has shown no token yet, or a bad one.
+    Unauthorized,
+    /// The session's token does not allow it.
+    Forbidden,
     /// The SUBSCRIBE was overtaken by its UNSUBSCRIBE.
     Cancelled,
     /// The broker could not take it.
@@ -40,6 +44,8 @@ impl ErrorCode {
             Self::MessageTooLarge => "message_too_large",
             Self::RoomLimit => "room_limit",
             Self::RateLimited => "rate_limited",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
             Self::Cancelled => "cancelled",
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",
@@ -71,6 +77,8 @@ mod tests {
             ErrorCode::MessageTooLarge,
             ErrorCode::RoomLimit,
             ErrorCode::RateLimited,
+            ErrorCode::Unauthorized,
+            ErrorCode::Forbidden,
             ErrorCode::Cancelled,
             ErrorCode::Unavailable,
             ErrorCode::Internal,

@@ -173,6 +173,21 @@ impl IdempotenceKey {
     }
 }
 
+/// A session that is listed as a member of a room.
+///
+/// Cloning shares the texts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Member {
+    /// The session's name, unique over all nodes.
+    pub session: Arc<str>,
+    /// Its user, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<Arc<str>>,
+}
+
+/// The longest list of members that is told; the count beside it is that of all.
+pub const MAX_LISTED_MEMBERS: usize = 1_000;
+
 /// The body of a message: what a plain subscriber is sent, and whether it is JSON or a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::client::RequestId;
 use super::error::{ErrorCode, Outcome};
-use super::{Content, Position, RoomName};
+use super::{Content, Member, Position, RoomName};
 
 /// A frame of `roomcast.v1`, and the error frame of both dialects.
 #[derive(Debug, Serialize)]
@@ -55,6 +55,41 @@ pub enum ServerFrame<'a> {
         /// The message's place. Absent without history.
         #[serde(flatten)]
         position: Option<&'a Position>,
+    },
+    /// The session has the rights of its token.
+    Authorized {
+        /// Repeats the command's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RequestId>,
+        /// When the session ends unless it is given another token, in Unix milliseconds. Absent if the token has no end.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires: Option<u64>,
+    },
+    /// Another session is listed as a member from now on.
+    Joined {
+        /// The room.
+        room: &'a RoomName,
+        /// The session.
+        member: &'a Member,
+    },
+    /// Another session is not listed any more.
+    Left {
+        /// The room.
+        room: &'a RoomName,
+        /// The session.
+        member: &'a Member,
+    },
+    /// The answer to MEMBERS.
+    Members {
+        /// Repeats the command's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RequestId>,
+        /// The room.
+        room: &'a RoomName,
+        /// How many there are.
+        count: u64,
+        /// [`MAX_LISTED_MEMBERS`](super::MAX_LISTED_MEMBERS) of them at most, in no particular order.
+        members: &'a [Member],
     },
     /// The answer to PING.
     Pong {

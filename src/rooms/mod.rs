@@ -157,6 +157,8 @@ pub enum NotJoined {
     RoomLimit(usize),
     /// It left before the broker had confirmed.
     Cancelled,
+    /// It may not be there.
+    Forbidden,
     /// The broker could not confirm. The text says why.
     Unavailable(String),
 }
@@ -178,6 +180,8 @@ pub enum Notice {
     NotJoined(Ticket, NotJoined),
     /// The session is not a member any more; nothing of the room follows.
     Left(Ticket),
+    /// The session is not a member any more, though it did not ask for that; nothing of the room follows.
+    Removed(RoomName),
     /// What became of a publish.
     Published(Ticket, PublishOutcome),
     /// What has happened in a room that the session is a member of, oldest first.

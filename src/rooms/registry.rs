@@ -217,6 +217,22 @@ impl RoomRegistry {
         self.tell(session, Notice::NotJoined(ticket, reason));
     }
 
+    /// Ends a membership that its session has not given up itself.
+    fn remove(&mut self, session: SessionId, room: &RoomName) {
+        let ticket = self.table.ticket(session, room);
+        let outcome = self.table.leave(session, room);
+        if outcome != LeaveOutcome::NotIn {
+            self.vacated(room, outcome);
+            self.tell(
+                session,
+                match ticket {
+                    Some(ticket) => Notice::NotJoined(ticket, NotJoined::Forbidden),
+                    None => Notice::Removed(room.clone()),
+                },
+            );
+        }
+    }
+
     fn vacated(&mut self, room: &RoomName, outcome: LeaveOutcome) {
         if outcome == LeaveOutcome::LastOut {
             self.emptied(room);

@@ -199,6 +199,18 @@ impl RoomTable {
             .find(|waiter| waiter.session == session && waiter.ticket == Some(ticket))
     }
 
+    /// What a session that waits for the room is to be answered; `None` if it does not wait, or has been answered.
+    #[must_use]
+    pub fn ticket(&self, session: SessionId, room: &RoomName) -> Option<Ticket> {
+        let mut waiting = self.rooms.get(room)?.waiting.iter();
+        waiting.find(|waiter| waiter.session == session)?.ticket
+    }
+
+    /// The rooms that a session is a member of or waits for.
+    pub fn rooms_of(&self, session: SessionId) -> impl Iterator<Item = &RoomName> {
+        self.sessions.get(&session).into_iter().flatten()
+    }
+
     /// All who wait, with their rooms.
     pub fn waiting_mut(&mut self) -> impl Iterator<Item = (&RoomName, &mut Waiter)> {
         self.rooms

@@ -10,7 +10,7 @@
 
 mod session_log;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -111,6 +111,8 @@ pub struct Attached {
     pub mailbox: Recipient<Notice>,
     /// How it is spoken to.
     pub dialect: Dialect,
+    /// Its user, once it is known.
+    pub user: Rc<OnceCell<Arc<str>>>,
     /// The other end of its connection.
     pub peer: Option<SocketAddr>,
     /// When it began.

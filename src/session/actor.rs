@@ -53,7 +53,7 @@ const RETIRE_PATIENCE: Duration = Duration::from_secs(3);
 pub struct WsSession {
     id: SessionId,
     /// Its name on the wire, unique over all nodes.
-    name: Box<str>,
+    name: Arc<str>,
     seat: Seat,
     vitals: Rc<Vitals>,
     intake: Rc<Intake>,
@@ -183,11 +183,21 @@ impl WsSession {
         let decoded = ClientFrame::decode(&text, self.seat.dialect, self.seat.limits.max_message);
         let (id, room, work) = match decoded {
             Ok(ClientFrame { id, command }) => match command {
-                Command::Subscribe { room, replay } => (id, Some(room), Some(Work::Join(replay))),
+                Command::Subscribe { room, replay, .. } => (id, Some(room), Some(Work::Join(replay))),
                 Command::Unsubscribe { room } => (id, Some(room), Some(Work::Leave)),
                 Command::Publish { room, content, key } => {
                     (id, Some(room), Some(Work::Publish(content, key)))
                 }
+                Command::Members { room } => (
+                    id,
+                    Some(room),
+                    Some(Work::Refuse(Refusal::new(ErrorCode::Internal, "MEMBERS"))),
+                ),
+                Command::Authenticate { .. } => (
+                    id,
+                    None,
+                    Some(Work::Refuse(Refusal::new(ErrorCode::Internal, "AUTH"))),
+                ),
                 Command::Ping => (id, None, None),
             },
             Err(error) => {
@@ -307,7 +317,7 @@ impl WsSession {
         let message = RoomMessage {
             room,
             content,
-            sender: self.seat.user.clone(),
+            sender: self.seat.user.get().cloned(),
             session: Some(self.name.clone()),
             time: Some(unix_millis()),
         };
@@ -328,14 +338,7 @@ impl WsSession {
                     self.fail(id, &refusal, ctx);
                 }
             }
-            Reply::Unsubscribed => {
-                for unsaid in self.replays.end(room) {
-                    self.vitals.unqueue(Notice::Room(unsaid).cost(self.seat.dialect));
-                }
-                if !is_plain {
-                    self.send(ServerFrame::Unsubscribed { id, room }.encode(), ctx);
-                }
-            }
+            Reply::Unsubscribed => self.unsubscribed(room, id, ctx),
             _ if is_plain => {}
             Reply::Deferred => self.subscribed(room, id, None, Admission::again(None), ctx),
             Reply::Subscribed(ticket, admission) => self.subscribed(room, id, Some(ticket), *admission, ctx),
@@ -372,6 +375,15 @@ impl WsSession {
         if let (Some(ticket), Some(after), Some(until)) = (ticket, replay.next, position) {
             let next = self.replays.begin(ticket, room, after, until);
             self.go_on(ticket, next, ctx);
+        }
+    }
+
+    fn unsubscribed(&mut self, room: &RoomName, id: Option<&RequestId>, ctx: &mut Ctx) {
+        for unsaid in self.replays.end(room) {
+            self.vitals.unqueue(Notice::Room(unsaid).cost(self.seat.dialect));
+        }
+        if self.seat.dialect == Dialect::V1 {
+            self.send(ServerFrame::Unsubscribed { id, room }.encode(), ctx);
         }
     }
 
@@ -512,6 +524,7 @@ impl Actor for WsSession {
                 dialect: self.seat.dialect,
                 peer: self.seat.peer,
                 since: Instant::now(),
+                user: self.seat.user.clone(),
                 vitals: self.vitals.clone(),
                 cut: self.seat.cut.clone(),
             },
@@ -574,6 +587,7 @@ impl Handler<Notice> for WsSession {
             Notice::Replay(ticket, part) => self.replayed(ticket, &part, ctx),
             Notice::Deferred(ticket) => self.answered(ticket, Reply::Deferred, ctx),
             Notice::NotJoined(ticket, reason) => self.answered(ticket, Reply::not_joined(reason), ctx),
+            Notice::Removed(room) => self.unsubscribed(&room, None, ctx),
             Notice::Left(ticket) => self.answered(ticket, Reply::Unsubscribed, ctx),
             Notice::Published(ticket, outcome) => self.answered(ticket, Reply::published(outcome), ctx),
             Notice::Room(_) => {}

@@ -54,6 +54,10 @@ impl Reply {
                 ErrorCode::Cancelled,
                 "the room was left before the subscription was confirmed",
             ),
+            NotJoined::Forbidden => Refusal::new(
+                ErrorCode::Forbidden,
+                "the session may not be in this room any more",
+            ),
             NotJoined::Unavailable(why) => Refusal::new(
                 ErrorCode::Unavailable,
                 format!("not subscribed, try again: {why}"),

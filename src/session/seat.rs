@@ -1,5 +1,6 @@
 //! What a session is given by the handshake: its node, its worker, its peer, and what it may do.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ pub struct Seat {
     pub node: Arc<str>,
     /// How the peer is spoken to.
     pub dialect: Dialect,
-    /// The peer's name, unverified.
-    pub user: Option<Box<str>>,
+    /// The peer's user.
+    pub user: User,
     /// Resets the connection. A session whose peer does not read is frozen, and cannot end itself.
     pub cut: Rc<dyn Fn()>,
     /// What it does with what it is sent.
@@ -38,6 +39,9 @@ pub struct Seat {
     /// Held as long as the session lives.
     pub place: Rc<dyn std::any::Any>,
 }
+
+/// The user of a session: none, or one for the rest of its life from when it is known. Cloning shares it.
+pub type User = Rc<OnceCell<Arc<str>>>;
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

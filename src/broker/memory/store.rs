@@ -5,6 +5,7 @@
 //! a key is remembered from its first publish.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::broker::RoomMessage;
@@ -32,7 +33,7 @@ struct Room {
 }
 
 /// What a key is unique within: room and user.
-type Scope = (RoomName, Option<Box<str>>, IdempotenceKey);
+type Scope = (RoomName, Option<Arc<str>>, IdempotenceKey);
 
 #[derive(Debug)]
 struct Remembered {

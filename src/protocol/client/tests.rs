@@ -26,6 +26,7 @@ fn the_three_commands_of_the_original_are_read() {
             Command::Subscribe {
                 room: room("r"),
                 replay: Replay::default(),
+                presence: None,
             },
         ),
         (
@@ -237,9 +238,56 @@ fn of_a_repeated_field_the_last_one_counts() {
         frame.command,
         Command::Subscribe {
             room: room("b"),
-            replay: Replay::default()
+            replay: Replay::default(),
+            presence: None,
         }
     );
+}
+
+#[test]
+fn presence_is_asked_for_explicitly() {
+    let presence = |field: &str, dialect| {
+        let text = format!(r#"{{"type":"SUBSCRIBE","room":"r"{field}}}"#);
+        match ClientFrame::decode(&text, dialect, MAX).map(|frame| frame.command) {
+            Ok(Command::Subscribe { presence, .. }) => Ok(presence),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.code),
+        }
+    };
+    for (field, wanted) in [
+        ("", Ok(None)),
+        (r#","presence":null"#, Ok(None)),
+        (r#","presence":true"#, Ok(Some(true))),
+        (r#","presence":false"#, Ok(Some(false))),
+        (r#","presence":1"#, Err(ErrorCode::BadCommand)),
+        (r#","presence":"true""#, Err(ErrorCode::BadCommand)),
+    ] {
+        assert_eq!(presence(field, Dialect::V1), wanted, "{field}");
+        assert_eq!(presence(field, Dialect::Plain), Ok(None), "{field}");
+    }
+}
+
+#[test]
+fn only_v1_knows_members_and_tokens_and_a_token_shows_nothing_of_itself() {
+    let members = r#"{"type":"MEMBERS","roomId":"r"}"#;
+    assert_eq!(
+        v1(members).expect("good").command,
+        Command::Members { room: room("r") }
+    );
+    let auth = v1(r#"{"type":"AUTH","token":"a.b.c"}"#).expect("good");
+    assert!(!format!("{auth:?}").contains("a.b"));
+    assert_eq!(
+        auth.command,
+        Command::Authenticate {
+            token: Token::new("a.b.c")
+        }
+    );
+    assert_eq!(code(r#"{"type":"AUTH","token":7}"#), ErrorCode::BadCommand);
+    assert_eq!(code(r#"{"type":"AUTH"}"#), ErrorCode::BadCommand);
+    for frame in [members, r#"{"type":"AUTH","token":"a.b.c"}"#] {
+        let refused = ClientFrame::decode(frame, Dialect::Plain, MAX).expect_err("plain");
+        assert_eq!(refused.code, ErrorCode::UnknownType);
+    }
 }
 
 proptest! {

@@ -62,6 +62,7 @@ fn attach(worker: &Rc<Worker>) -> (SessionId, mpsc::UnboundedReceiver<Notice>) {
         Attached {
             mailbox,
             dialect: Dialect::Plain,
+            user: Rc::default(),
             peer: None,
             since: Instant::now(),
             vitals,
