@@ -11,10 +11,12 @@
 //! What is private in the library is compiled here a second time, from the same files.
 
 use std::hint::black_box;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
+use roomcast::config::Config;
+use roomcast::tokens::Verifier;
 
 // The paths of the files below lead through these.
 use roomcast::{broker, metrics, protocol};
@@ -41,8 +43,13 @@ mod joiner;
 #[path = "../src/broker/redis/payload.rs"]
 mod payload;
 
+#[expect(dead_code, reason = "its users in the tests use more of it")]
+#[path = "../tests/it/support/tokens.rs"]
+mod tokens;
+
 use framing::{FrameScanner, Scanned};
 use joiner::Joiner;
+use tokens::Signer;
 
 /// The length of most messages, and of large ones.
 const SIZES: [(&str, usize); 2] = [("100 B", 100), ("60 kB", 60_000)];
@@ -73,6 +80,7 @@ fn main() {
     table(&mut criterion);
     ledger(&mut criterion);
     timeline(&mut criterion);
+    token_checks(&mut criterion);
     criterion.final_summary();
 }
 
@@ -526,6 +534,42 @@ fn timeline(criterion: &mut Criterion) {
             },
             BatchSize::SmallInput,
         );
+    });
+    group.finish();
+}
+
+/// What a handshake pays for its token, and a command for the rights in it.
+fn token_checks(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("token");
+    let claims = serde_json::json!({
+        "sub": "ann", "exp": 4_000_000_000_u64, "iss": "https://id.example", "aud": "chat",
+        "rooms": ["lobby", "team-7-*", "user-ann-*"], "publish": ["lobby"],
+    });
+    for signer in [
+        Signer::secret(&text(32)),
+        Signer::rsa(),
+        Signer::ec(),
+        Signer::ed(),
+    ] {
+        let lookup = |name: &str| {
+            let (variable, value) = signer.setting();
+            (name == variable).then(|| value.into())
+        };
+        let config = Config::load(["roomcast"], &lookup).expect("good settings");
+        let verifier = Verifier::new(&config.token_keys.expect("a key")).expect("a good key");
+        let token = signer.sign(&claims);
+        group.bench_function(signer.algorithm(), |bencher| {
+            bencher.iter(|| {
+                verifier
+                    .verify(black_box(&token), SystemTime::now())
+                    .expect("a good token")
+            });
+        });
+    }
+    let entries: Vec<String> = (0..100).map(|number| format!("room-{number}-*")).collect();
+    let rights = roomcast::tokens::Rights::new(Some(entries.iter().map(String::as_str)), None::<[&str; 0]>);
+    group.bench_function("a right that is the last of 100", |bencher| {
+        bencher.iter(|| assert!(rights.may_join(black_box("room-99-x"))));
     });
     group.finish();
 }

@@ -13,10 +13,12 @@
 //! | [`session`] | one WebSocket |
 //! | [`http`] | routes and the handshake |
 //! | [`logging`] | the log, and what it does when nobody reads it |
+//! | [`tokens`] | who may do what |
 //! | [`metrics`] | every counter |
 //! | [`shutdown`] | the order of stopping |
 //!
-//! Imports go one way: `http → session → rooms → broker → protocol`; `config` and `metrics` are leaves.
+//! Imports go one way: `http → session → rooms → broker → protocol`; `config` and `metrics` are leaves,
+//! and `tokens` needs nothing but them.
 
 pub mod broker;
 pub mod config;
@@ -29,6 +31,7 @@ pub mod rooms;
 pub mod session;
 pub mod shutdown;
 mod throttle;
+pub mod tokens;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -47,6 +50,7 @@ use metrics::Metrics;
 use protocol::close::CloseCode;
 use rooms::hub::Hub;
 use shutdown::Stop;
+use tokens::{KeyError, Verifier};
 
 /// Descriptors that are not for sessions: requests without an upgrade, and those below.
 const SPARE_DESCRIPTORS: u64 = 200;
@@ -67,6 +71,9 @@ pub enum RunError {
     /// No broker could be made of the configuration.
     #[error(transparent)]
     Broker(#[from] BrokerError),
+    /// No tokens can be checked with the configured keys.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// The HTTP server failed.
     #[error("the HTTP server failed: {0}")]
     Http(#[from] std::io::Error),
@@ -87,8 +94,9 @@ pub struct Assembled {
 /// Makes a node of its parts: the broker, the registry on its own thread, and what the HTTP workers share.
 ///
 /// # Errors
-/// [`BrokerError`] if the broker's settings cannot be used.
-pub fn assemble(config: Config) -> Result<Assembled, BrokerError> {
+/// [`RunError`] if the broker's settings or the keys of tokens cannot be used.
+pub fn assemble(config: Config) -> Result<Assembled, RunError> {
+    let verifier = config.token_keys.as_ref().map(Verifier::new).transpose()?;
     let metrics = Arc::new(Metrics::default());
     let name: Arc<str> = format!("{:08x}", fastrand::u32(..)).into();
     let broker = Broker::open(&config, &name, &metrics)?;
@@ -106,6 +114,7 @@ pub fn assemble(config: Config) -> Result<Assembled, BrokerError> {
         health,
         capacity: Arc::new(Capacity::new(max_sessions)),
         draining: AtomicBool::new(false),
+        verifier: verifier.map(Arc::new),
         config,
     });
     Ok(Assembled {

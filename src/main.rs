@@ -69,7 +69,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     roomcast::run(config, listener, stops, announce)
         .await
         .map_err(|error| match error {
-            RunError::Broker(_) => Failure::Settings(error.to_string()),
+            RunError::Broker(_) | RunError::Keys(_) => Failure::Settings(error.to_string()),
             RunError::Http(_) | RunError::PartDied(_) => Failure::Running(error.to_string()),
         })
 }

@@ -22,7 +22,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use self::kinds::{By, ByCode, Catalogue, FloatGauge, Latency, Listed, metrics};
-use self::labels::{BadPayload, Connection, Dropped, GapCause, Published, Read, Recovered, Refused};
+use self::labels::{
+    BadPayload, Connection, Dropped, GapCause, Published, Read, Recovered, Refused, TokenProblem,
+};
 pub use self::labels::{ClosedBy, Eviction};
 use self::process::about_the_process;
 
@@ -33,6 +35,8 @@ metrics! {
         sessions: Gauge,
         /// Handshakes that were refused, by the status of the answer.
         handshakes_refused: By<Refused>,
+        /// Tokens that were refused, at a handshake or later, by what is wrong with them.
+        tokens_refused: By<TokenProblem>,
         /// Sessions that were turned away because the node was full.
         sessions_turned_away: Counter,
         /// Sessions that have begun.

@@ -49,6 +49,10 @@ pub struct TokenKeys {
     pub current: Secret,
     /// The key that signed tokens before the last rotation.
     pub previous: Option<Secret>,
+    /// Who has to have issued a token (`iss`); `None` does not ask.
+    pub issuer: Option<String>,
+    /// Whom a token has to be meant for (`aud`); `None` does not ask.
+    pub audience: Option<String>,
 }
 
 /// How tokens are signed.

@@ -220,6 +220,20 @@ pub const SETTINGS: &[Setting] = &[
         "PEM",
         "The public key before, while it is being rotated",
     ),
+    open(
+        ACCESS,
+        "ROOMCAST_JWT_ISSUER",
+        "text",
+        "",
+        "What a token's iss has to be [default: not checked]",
+    ),
+    open(
+        ACCESS,
+        "ROOMCAST_JWT_AUDIENCE",
+        "text",
+        "",
+        "What has to be among a token's aud [default: not checked]",
+    ),
     secret(
         ACCESS,
         "ROOMCAST_API_TOKEN",

@@ -214,7 +214,40 @@ impl Source<'_> {
                     .to_owned(),
             ));
         }
-        Ok(shared.or(public))
+        let issuer = self.claim("ROOMCAST_JWT_ISSUER")?;
+        let audience = self.claim("ROOMCAST_JWT_AUDIENCE")?;
+        let Some(keys) = shared.or(public) else {
+            // Whoever sets one of these believes that tokens are checked.
+            return match (issuer, audience) {
+                (None, None) => Ok(None),
+                (issuer, _) => Err(ConfigError::Conflict(format!(
+                    "{} is set without a key; allowed is to set ROOMCAST_JWT_SECRET or ROOMCAST_JWT_PUBLIC_KEY \
+                     beside it",
+                    issuer.map_or("ROOMCAST_JWT_AUDIENCE", |_| "ROOMCAST_JWT_ISSUER")
+                ))),
+            };
+        };
+        Ok(Some(TokenKeys {
+            issuer,
+            audience,
+            ..keys
+        }))
+    }
+
+    /// What a claim of a token has to be.
+    fn claim(&self, variable: &'static str) -> Result<Option<String>, ConfigError> {
+        let text = self.text(variable)?;
+        match text
+            .as_ref()
+            .filter(|text| text.len() > 255 || text.chars().any(char::is_control))
+        {
+            None => Ok(text),
+            Some(wrong) => Err(ConfigError::Value {
+                variable,
+                problem: format!("{} is in no token", shown(wrong)),
+                allowed: "at most 255 bytes of UTF-8 without control characters".to_owned(),
+            }),
+        }
     }
 
     fn key_pair(
@@ -226,23 +259,31 @@ impl Source<'_> {
         let current = self.secret(variable)?;
         let previous = self.secret(previous_variable)?;
         for (variable, key) in [(variable, &current), (previous_variable, &previous)] {
-            let unusable = kind == TokenKeyKind::Public
-                && key
-                    .as_ref()
-                    .is_some_and(|key| !key.reveal().contains("-----BEGIN PUBLIC KEY-----"));
-            if unusable {
-                return Err(ConfigError::Value {
-                    variable,
-                    problem: "the key cannot be used".to_owned(),
-                    allowed: "a public key in PEM form".to_owned(),
-                });
-            }
+            let Some(key) = key else { continue };
+            let (problem, allowed) = match kind {
+                TokenKeyKind::Public if !key.reveal().contains("-----BEGIN PUBLIC KEY-----") => {
+                    ("the key cannot be used", "a public key in PEM form")
+                }
+                // Everybody knows a public key, and could sign with it.
+                TokenKeyKind::Shared if key.reveal().contains("-----BEGIN ") => (
+                    "this is a key in PEM form, and no secret",
+                    "a random text, or a public key as ROOMCAST_JWT_PUBLIC_KEY",
+                ),
+                _ => continue,
+            };
+            return Err(ConfigError::Value {
+                variable,
+                problem: problem.to_owned(),
+                allowed: allowed.to_owned(),
+            });
         }
         match (current, previous) {
             (Some(current), previous) => Ok(Some(TokenKeys {
                 kind,
                 current,
                 previous,
+                issuer: None,
+                audience: None,
             })),
             (None, None) => Ok(None),
             (None, Some(_)) => Err(ConfigError::Conflict(format!(

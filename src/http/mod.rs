@@ -18,6 +18,7 @@ use crate::broker::health::Health;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::rooms::hub::Hub;
+use crate::tokens::Verifier;
 
 /// What all workers share.
 pub struct Node {
@@ -33,6 +34,8 @@ pub struct Node {
     pub health: Arc<Health>,
     /// Sessions that fit.
     pub capacity: Arc<Capacity>,
+    /// Checks tokens; `None` lets anybody in.
+    pub verifier: Option<Arc<Verifier>>,
     /// Set once the node is stopping.
     pub draining: AtomicBool,
 }

@@ -1,18 +1,21 @@
 //! The handshake: who may open a WebSocket, and in which dialect.
 //!
 //! Checked in this order: stopping (503), origin (403), the handshake itself (RFC 6455 section 4.2.1; 400, 405 or 426),
-//! subprotocol and user name (400), rights (401). A full node answers 101 and closes with 1013, because a browser is
-//! told nothing about a refused handshake.
+//! subprotocol, user name or number of tokens (400), the token (401). A full node answers 101 and closes with 1013,
+//! because a browser is told nothing about a refused handshake.
+//!
+//! Nothing of a token is in an answer or in the log, also of one that nobody asked for.
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use actix_http::ws::{HandshakeError, verify_handshake};
 use actix_web::dev::RequestHead;
 use actix_web::guard::GuardContext;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{StatusCode, Version};
-use actix_web::web::{Data, Payload};
+use actix_web::web::{Data, Payload, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use actix_web_actors::ws as handshake;
 
@@ -24,6 +27,7 @@ use crate::protocol::{Dialect, V1_SUBPROTOCOL, excerpt};
 use crate::rooms::worker::Worker;
 use crate::session::actor::WsSession;
 use crate::session::seat::{Limits, Seat, Service, User};
+use crate::tokens::{MAX_USER_BYTES, TokenError, is_user};
 
 /// The text of a message may be this much longer in JSON, with every byte escaped …
 const ESCAPED_BYTES: u64 = 6;
@@ -34,8 +38,8 @@ const ENVELOPE_BYTES: u64 = 4 * 1024;
 /// What a message to `/echo` may count.
 const ECHO_MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
-/// The longest name that `?user=` can give, in bytes.
-const MAX_USER_BYTES: usize = 128;
+/// What a subprotocol begins with that is a token.
+const TOKEN_SUBPROTOCOL: &str = "roomcast.token.";
 
 /// Why a handshake is refused.
 #[derive(Debug)]
@@ -69,6 +73,9 @@ impl Refusal {
             }
             StatusCode::SERVICE_UNAVAILABLE => {
                 response.insert_header((header::RETRY_AFTER, ops::RETRY_AFTER));
+            }
+            StatusCode::UNAUTHORIZED => {
+                response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
             }
             StatusCode::METHOD_NOT_ALLOWED => {
                 response.insert_header((header::ALLOW, "GET"));
@@ -134,13 +141,23 @@ fn open(
         Service::Rooms => dialect(request.headers())?,
         Service::Echo => Dialect::Plain,
     };
-    if node.config.token_keys.is_some() {
-        return Err(Refusal::new(
-            StatusCode::UNAUTHORIZED,
-            "this server requires tokens, and cannot check them yet",
-        ));
-    }
-    let user = user(request.query_string())?.map_or_else(User::default, |user| Rc::new(user.into()));
+    let (user, grant) = match &node.verifier {
+        None => (user(request.query_string())?, None),
+        Some(verifier) => {
+            let grant = match token(request)? {
+                Some(token) => Some(verifier.verify(&token, SystemTime::now())),
+                // It can show one in its first frame.
+                None if dialect == Dialect::V1 => None,
+                None => Some(Err(TokenError::Missing)),
+            };
+            let grant = grant.transpose().map_err(|error| {
+                node.metrics.tokens_refused.inc(error.problem());
+                Refusal::new(StatusCode::UNAUTHORIZED, error.to_string())
+            })?;
+            (grant.as_ref().and_then(|grant| grant.user.clone()), grant)
+        }
+    };
+    let user = user.map_or_else(User::default, |user| Rc::new(user.into()));
     let latch = request.conn_data::<Rc<Latch>>().cloned();
     let place = Rc::new(node.capacity.take());
     if let Some(latch) = &latch {
@@ -155,6 +172,8 @@ fn open(
         node: node.name.clone(),
         dialect,
         user,
+        verifier: node.verifier.clone(),
+        grant,
         cut: cut(latch),
         service,
         peer: request.peer_addr(),
@@ -285,19 +304,45 @@ fn dialect(headers: &HeaderMap) -> Result<Dialect, Refusal> {
     )))
 }
 
-/// The name in `?user=`, percent-decoded. An empty one is as good as none.
-fn user(query: &str) -> Result<Option<Arc<str>>, Refusal> {
-    let pairs = actix_web::web::Query::<Vec<(String, String)>>::from_query(query)
-        .map_err(|error| Refusal::bad_request(format!("the query cannot be read: {error}")))?;
-    let Some((_, user)) = pairs.into_inner().into_iter().find(|(name, _)| name == "user") else {
+/// What the query has under this name, percent-decoded. An empty value is as good as none.
+fn query(text: &str, wanted: &str) -> Result<impl Iterator<Item = String>, Refusal> {
+    // The error would repeat what it is about.
+    let pairs = Query::<Vec<(String, String)>>::from_query(text).map_err(|_| {
+        Refusal::bad_request("the query cannot be read; it has the form name=value&name=value")
+    })?;
+    let pairs = pairs.into_inner().into_iter();
+    Ok(pairs
+        .filter(move |(name, value)| name == wanted && !value.is_empty())
+        .map(|(_, value)| value))
+}
+
+/// The name in `?user=`.
+fn user(query_string: &str) -> Result<Option<Arc<str>>, Refusal> {
+    let Some(user) = query(query_string, "user")?.next() else {
         return Ok(None);
     };
-    if user.len() > MAX_USER_BYTES || user.chars().any(char::is_control) {
+    if !is_user(&user) {
         return Err(Refusal::bad_request(format!(
             "user has at most {MAX_USER_BYTES} bytes of UTF-8 and no control characters"
         )));
     }
-    Ok((!user.is_empty()).then(|| user.into()))
+    Ok(Some(user.into()))
+}
+
+/// The token among the subprotocols or in `?token=`.
+fn token(request: &HttpRequest) -> Result<Option<String>, Refusal> {
+    let offered = tokens(request.headers(), &header::SEC_WEBSOCKET_PROTOCOL)
+        .filter_map(|entry| entry.strip_prefix(TOKEN_SUBPROTOCOL))
+        .filter(|token| !token.is_empty())
+        .map(str::to_owned);
+    let mut shown = offered.chain(query(request.query_string(), "token")?);
+    let first = shown.next();
+    if shown.any(|other| Some(other) != first) {
+        return Err(Refusal::bad_request(
+            "the request has several tokens, and they differ; send one",
+        ));
+    }
+    Ok(first)
 }
 
 #[cfg(test)]

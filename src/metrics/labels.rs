@@ -79,6 +79,24 @@ labels! {
         Stopping = "503",
     }
 
+    /// What is wrong with a token.
+    "reason" => TokenProblem {
+        /// There is none.
+        Missing = "missing",
+        /// It is no token, or too long to be looked at.
+        Malformed = "malformed",
+        /// It is signed in another way than the key's.
+        Algorithm = "algorithm",
+        /// Another key has signed it.
+        Signature = "signature",
+        /// It has expired, or is not valid yet.
+        Time = "time",
+        /// A claim has the wrong type, or it is from or for somebody else.
+        Claims = "claims",
+        /// It renews the token of another user.
+        OtherUser = "other_user",
+    }
+
     /// What became of a publish.
     "outcome" => Published {
         /// The broker has it.

@@ -1,7 +1,7 @@
 //! Who is in which room, and what each of them is told.
 //!
 //! ```text
-//! WsSession ── Join Leave Abort Pull Disconnect ──▶ RoomRegistry ── Dispatch ──▶ worker ── Notice ──▶ WsSession
+//! WsSession ── Join Leave Abort Narrow Pull Disconnect ──▶ RoomRegistry ── Dispatch ──▶ worker ── Notice ──▶ WsSession
 //! ```
 //!
 //! - [`table`] is membership, [`ledger`] what the broker's link carries and [`timeline`] what has to be read of a
@@ -34,6 +34,7 @@ use crate::broker::{PublishOutcome, RoomMessage};
 use crate::protocol::close::CloseCode;
 use crate::protocol::server::{MessageFrame, ServerFrame};
 use crate::protocol::{Dialect, Position, Replay, RoomName};
+use crate::tokens::Rights;
 
 /// A session, for the life of the process: a number is never used again, so that what comes late hits nobody.
 ///
@@ -140,6 +141,17 @@ pub struct Abort {
     pub reason: NotJoined,
     /// Give it up only if the broker is known to be away.
     pub only_without_link: bool,
+}
+
+/// The session may be in fewer rooms from now on: it leaves the others. Those that it waits for are answered
+/// [`NotJoined::Forbidden`], and of each that it was in it is told [`Notice::Removed`].
+#[derive(ActixMessage, Debug)]
+#[rtype(result = "()")]
+pub struct Narrow {
+    /// Who.
+    pub session: SessionId,
+    /// Where it may be.
+    pub rights: Arc<Rights>,
 }
 
 /// The session is gone: it leaves all its rooms. Not answered.

@@ -27,7 +27,7 @@ use super::table::{JoinOutcome, LeaveOutcome, RoomTable, Waiter};
 use super::timeline::{Admission, Timeline, Wish};
 use super::worker::{Dispatch, DispatchSender, Pace};
 use super::{
-    Abort, Disconnect, Join, Leave, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket, WorkerId,
+    Abort, Disconnect, Join, Leave, Narrow, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket, WorkerId,
 };
 use crate::broker::history::{Arrival, ReadRequest};
 use crate::broker::{LinkCommand, LinkEvent, Transit};
@@ -464,6 +464,22 @@ impl Handler<Abort> for RoomRegistry {
             return;
         }
         self.disappoint(session, &room, ticket, reason);
+        self.request_flush(ctx);
+    }
+}
+
+impl Handler<Narrow> for RoomRegistry {
+    type Result = ();
+
+    fn handle(&mut self, Narrow { session, rights }: Narrow, ctx: &mut Self::Context) {
+        let rooms = self.table.rooms_of(session);
+        let left: Vec<RoomName> = rooms
+            .filter(|room| !rights.may_join(room.as_str()))
+            .cloned()
+            .collect();
+        for room in &left {
+            self.remove(session, room);
+        }
         self.request_flush(ctx);
     }
 }

@@ -40,6 +40,8 @@ pub struct Vitals {
     moved: Cell<Instant>,
     pinged: Cell<Option<Instant>>,
     closing: Cell<Option<Instant>>,
+    /// When the session may not be there any more.
+    due: Cell<Option<Instant>>,
     evicted: Cell<bool>,
     ending: Cell<Option<Ending>>,
     eviction_counted: Cell<bool>,
@@ -65,6 +67,8 @@ pub enum Verdict {
     Ping,
     /// Tell the session to close.
     Close(CloseCode),
+    /// Its time is over: tell it to close, and let it leave its rooms at once.
+    Expel,
     /// End its socket: the session cannot do it itself.
     Cut,
 }
@@ -84,6 +88,7 @@ impl Vitals {
             moved: Cell::new(now),
             pinged: Cell::new(None),
             closing: Cell::new(None),
+            due: Cell::new(None),
             evicted: Cell::new(false),
             ending: Cell::new(None),
             eviction_counted: Cell::new(false),
@@ -136,6 +141,11 @@ impl Vitals {
         if self.closing.get().is_none() {
             self.closing.set(Some(now));
         }
+    }
+
+    /// From this time on the session may not be there any more; `None`: it may be for ever.
+    pub fn end_at(&self, due: Option<Instant>) {
+        self.due.set(due);
     }
 
     /// Whether an eviction is the session's first, and to be counted.
@@ -198,6 +208,10 @@ impl Vitals {
                 Verdict::Well
             };
         }
+        // A session that is not frozen sees to that itself, and sooner.
+        if self.due.get().is_some_and(|due| due <= now) {
+            return Verdict::Expel;
+        }
         if still >= FROZEN_AFTER {
             return Verdict::Well;
         }
@@ -241,6 +255,26 @@ mod tests {
                 (23, Verdict::Close(CloseCode::Mute))
             ]
         );
+    }
+
+    #[test]
+    fn who_may_not_be_there_any_more_is_expelled_also_when_frozen() {
+        let start = Instant::now();
+        let vitals = new(start);
+        let after = |seconds| start + Duration::from_secs(seconds);
+        vitals.end_at(Some(after(4)));
+        // Something waits, and nothing moves.
+        assert!(vitals.queue(1));
+        assert_eq!(vitals.check(after(3)), Verdict::Well);
+        assert_eq!(vitals.check(after(4)), Verdict::Expel);
+        // It is given the time of every session that closes.
+        vitals.close(after(4));
+        assert_eq!(vitals.check(after(5)), Verdict::Well);
+        assert_eq!(vitals.check(after(12)), Verdict::Cut);
+        let vitals = new(start);
+        vitals.end_at(Some(after(4)));
+        vitals.end_at(None);
+        assert_eq!(vitals.check(after(5)), Verdict::Well);
     }
 
     #[test]

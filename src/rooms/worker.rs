@@ -411,6 +411,10 @@ impl Worker {
                         self.registry.do_send(Disconnect { session: *id });
                         session.mailbox.do_send(Notice::Close(code));
                     }
+                    Verdict::Expel => {
+                        self.registry.do_send(Disconnect { session: *id });
+                        self.post(*id, session, Notice::Close(CloseCode::Policy), 0);
+                    }
                     Verdict::Cut => {
                         debug!("session stuck: session={id} backlog={}", session.vitals.backlog());
                         self.evicted(session, Eviction::Stuck);

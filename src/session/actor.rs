@@ -6,14 +6,22 @@
 //! - Every error of the codec ends the session: bytes that the codec refuses are never consumed, so going on would
 //!   spin for ever.
 //! - When its node stops it takes no more commands, and ends when those that it has taken are answered.
+//! - Where tokens are checked it does nothing for a peer before that has shown one, and ends when the token does.
 //! - Whatever ends it, its worker and the registry hear of it when its stream is dropped.
+//!
+//! `incoming` is what it does with frames that are no commands, `access` with tokens.
 
+mod access;
+mod incoming;
+
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
+use actix::SpawnHandle;
 use actix::prelude::{Actor, ActorContext, AsyncContext, Handler, StreamHandler};
-use actix_http::ws::{Codec, Item};
+use actix_http::ws::Codec;
 use actix_web::error::PayloadError;
 use actix_web_actors::ws::{self, CloseReason, WebsocketContext};
 use bytes::Bytes;
@@ -21,15 +29,15 @@ use bytestring::ByteString;
 use futures_util::Stream;
 
 use super::inbound::{Inbound, Intake};
-use super::joiner::{Joined, Joiner};
+use super::joiner::Joiner;
 use super::lanes::{Lanes, Step, Work};
 use super::outbound::{Attachment, Outbound};
 use super::rate::RateLimit;
 use super::replay::{Next, Replays};
 use super::reply::{Refusal, Reply};
 use super::seat::{Seat, Service};
+use super::standing::Standing;
 use crate::broker::{Answer, RoomMessage};
-use crate::metrics::Eviction;
 use crate::protocol::client::{ClientFrame, Command, RequestId};
 use crate::protocol::close::CloseCode;
 use crate::protocol::error::ErrorCode;
@@ -39,6 +47,7 @@ use crate::rooms::timeline::{Admission, Part};
 use crate::rooms::vitals::{Ending, Vitals};
 use crate::rooms::worker::{Attached, Dispatch};
 use crate::rooms::{Abort, Join, Leave, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket};
+use crate::tokens::unix_millis;
 
 /// How long a SUBSCRIBE may keep a publish behind it waiting while the broker is known to be away, …
 const HURRY: Duration = Duration::from_millis(750);
@@ -61,6 +70,9 @@ pub struct WsSession {
     lanes: Lanes,
     replays: Replays,
     rate: Option<RateLimit>,
+    standing: Standing,
+    /// Looks whether the time of the session is over.
+    timer: Option<SpawnHandle>,
     /// The node stops, and nothing more is taken.
     retiring: bool,
     /// The close frame is written, or the connection is gone.
@@ -72,7 +84,7 @@ type Ctx = WebsocketContext<WsSession>;
 impl WsSession {
     /// Starts a session on a connection whose handshake is done. `body` is what the peer sends; what is returned is to
     /// be sent to it.
-    pub fn start<S>(seat: Seat, body: S) -> impl Stream<Item = Result<Bytes, actix_web::Error>> + 'static
+    pub fn start<S>(mut seat: Seat, body: S) -> impl Stream<Item = Result<Bytes, actix_web::Error>> + 'static
     where
         S: Stream<Item = Result<Bytes, PayloadError>> + Unpin + 'static,
     {
@@ -88,6 +100,8 @@ impl WsSession {
             id,
             name: format!("{}-{id}", seat.node).into(),
             rate: limits.rate.map(|rate| RateLimit::new(rate, now)),
+            standing: Standing::new(seat.verifier.clone(), seat.grant.take(), now),
+            timer: None,
             vitals: vitals.clone(),
             intake: intake.clone(),
             joiner: Joiner::new(seat.service == Service::Echo),
@@ -181,7 +195,7 @@ impl WsSession {
         }
         let allowed = self.rate.as_mut().is_none_or(|rate| rate.take(Instant::now()));
         let decoded = ClientFrame::decode(&text, self.seat.dialect, self.seat.limits.max_message);
-        let (id, room, work) = match decoded {
+        let (id, room, work) = match self.standing.admit(decoded) {
             Ok(ClientFrame { id, command }) => match command {
                 Command::Subscribe { room, replay, .. } => (id, Some(room), Some(Work::Join(replay))),
                 Command::Unsubscribe { room } => (id, Some(room), Some(Work::Leave)),
@@ -193,11 +207,8 @@ impl WsSession {
                     Some(room),
                     Some(Work::Refuse(Refusal::new(ErrorCode::Internal, "MEMBERS"))),
                 ),
-                Command::Authenticate { .. } => (
-                    id,
-                    None,
-                    Some(Work::Refuse(Refusal::new(ErrorCode::Internal, "AUTH"))),
-                ),
+                Command::Authenticate { token } if allowed => return self.show(id.as_ref(), &token, ctx),
+                Command::Authenticate { .. } => (id, None, None),
                 Command::Ping => (id, None, None),
             },
             Err(error) => {
@@ -234,7 +245,12 @@ impl WsSession {
 
     fn carry_out(&mut self, steps: Vec<Step>, ctx: &mut Ctx) {
         let (session, dialect) = (self.id, self.seat.dialect);
-        for step in steps {
+        let mut steps = VecDeque::from(steps);
+        while let Some(step) = steps.pop_front() {
+            if let Some((ticket, refusal)) = self.standing.forbids(&step) {
+                steps.extend(self.lanes.answer(ticket, Reply::Error(refusal)));
+                continue;
+            }
             match step {
                 Step::Join { ticket, room, replay } => self.seat.hub.registry.do_send(Join {
                     session,
@@ -319,7 +335,7 @@ impl WsSession {
             content,
             sender: self.seat.user.get().cloned(),
             session: Some(self.name.clone()),
-            time: Some(unix_millis()),
+            time: Some(unix_millis(SystemTime::now())),
         };
         let (session, queue) = (self.id, self.seat.worker.queue());
         let answer = Answer::new(move |outcome| {
@@ -430,87 +446,12 @@ impl WsSession {
         }
     }
 
-    fn received(&mut self, message: ws::Message, ctx: &mut Ctx) {
-        match message {
-            ws::Message::Text(text) => self.received_text(text, ctx),
-            ws::Message::Binary(bytes) => self.received_binary(bytes, ctx),
-            ws::Message::Continuation(item) => self.received_fragment(item, ctx),
-            ws::Message::Ping(payload) => {
-                if !self.ended {
-                    ctx.pong(&payload);
-                }
-            }
-            ws::Message::Close(reason) => {
-                let code = reason.as_ref().map(|reason| reason.code.into());
-                // The peer's code is returned, its words are not (RFC 6455 section 5.5.1).
-                self.close(
-                    reason.map(|reason| CloseReason {
-                        code: reason.code,
-                        description: None,
-                    }),
-                    Ending::Peer(code),
-                    ctx,
-                );
-            }
-            ws::Message::Pong(_) | ws::Message::Nop => {}
-        }
-    }
-
-    fn received_binary(&mut self, bytes: Bytes, ctx: &mut Ctx) {
-        if self.seat.service == Service::Echo {
-            if !self.ended {
-                ctx.binary(bytes);
-            }
-            return;
-        }
-        let message = "commands are JSON in text frames; a binary frame was received".to_owned();
-        self.fail(
-            None,
-            &Refusal {
-                code: ErrorCode::BadJson,
-                message,
-                outcome: None,
-            },
-            ctx,
-        );
-    }
-
-    fn received_fragment(&mut self, item: Item, ctx: &mut Ctx) {
-        let outcome = match item {
-            Item::FirstText(bytes) => self.joiner.begin_text(&bytes),
-            Item::FirstBinary(bytes) => {
-                self.joiner.begin_binary(&bytes);
-                Ok(())
-            }
-            Item::Continue(bytes) => self.joiner.add(&bytes),
-            Item::Last(bytes) => self.joiner.end(&bytes).map(|message| match message {
-                Joined::Text(text) => self.received_text(text, ctx),
-                Joined::Binary(bytes) => self.received_binary(bytes, ctx),
-            }),
-        };
-        if let Err(code) = outcome {
-            self.violated(code, ctx);
-        }
-    }
-
     fn say_bye(&self, closes_in: Duration, ctx: &mut Ctx) {
         if self.seat.dialect == Dialect::V1 {
             let closes_in_ms = u64::try_from(closes_in.as_millis()).unwrap_or(u64::MAX);
             self.send(ServerFrame::Bye { closes_in_ms }.encode(), ctx);
         }
     }
-
-    fn violated(&mut self, code: CloseCode, ctx: &mut Ctx) {
-        if self.vitals.count_eviction() {
-            self.seat.metrics.evicted(Eviction::Violation);
-        }
-        self.close_with(code, ctx);
-    }
-}
-
-fn unix_millis() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Actor for WsSession {
@@ -532,14 +473,8 @@ impl Actor for WsSession {
         if let Some(code) = self.seat.turned_away {
             self.seat.metrics.sessions_turned_away.inc();
             self.close_with(code, ctx);
-        } else if self.seat.dialect == Dialect::V1 {
-            let heartbeat = self.seat.limits.heartbeat.as_secs();
-            let welcome = ServerFrame::Welcome {
-                session: &self.name,
-                node: &self.seat.node,
-                heartbeat,
-            };
-            self.send(welcome.encode(), ctx);
+        } else {
+            self.begin(ctx);
         }
     }
 }

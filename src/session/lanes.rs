@@ -520,7 +520,7 @@ mod tests {
     #[test]
     fn in_a_long_lane_what_cancels_out_is_not_begun() {
         let (mut lanes, r) = (Lanes::default(), room("r"));
-        let mut push = |lanes: &mut Lanes, number, work| lanes.push(&r, id(number), work, now()).0;
+        let push = |lanes: &mut Lanes, number, work| lanes.push(&r, id(number), work, now()).0;
         let under_way = begun(&push(&mut lanes, 0, join()))[0];
         for number in 0..50 {
             push(&mut lanes, 2 * number + 1, Work::Leave);

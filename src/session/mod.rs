@@ -2,7 +2,7 @@
 //!
 //! [`actor`] is the session, [`seat`] what the handshake gives it. Around it stand the streams of its connection, `inbound` (framing, sizes, pace) and
 //! `outbound` (pieces, progress). `joiner` makes one message of its fragments, `lanes` keeps the order of its commands,
-//! `rate` counts them, `replay` holds back what is live while the past is told, `reply` words the answers.
+//! `rate` counts them, `standing` says what the peer may do, `replay` holds back what is live while the past is told, `reply` words the answers.
 
 pub mod actor;
 mod framing;
@@ -17,3 +17,4 @@ mod rate;
 mod replay;
 mod reply;
 pub mod seat;
+mod standing;

@@ -11,6 +11,7 @@ use crate::protocol::Dialect;
 use crate::protocol::close::CloseCode;
 use crate::rooms::hub::Hub;
 use crate::rooms::worker::Worker;
+use crate::tokens::{Grant, Verifier};
 
 /// What a session needs to know of its node, its worker and its peer.
 pub struct Seat {
@@ -26,6 +27,10 @@ pub struct Seat {
     pub dialect: Dialect,
     /// The peer's user.
     pub user: User,
+    /// Where tokens are checked.
+    pub verifier: Option<Arc<Verifier>>,
+    /// What the token of the handshake grants, if there was one.
+    pub grant: Option<Grant>,
     /// Resets the connection. A session whose peer does not read is frozen, and cannot end itself.
     pub cut: Rc<dyn Fn()>,
     /// What it does with what it is sent.

@@ -20,4 +20,5 @@ mod slow;
 mod stopping;
 mod support;
 mod tidy;
+mod tokens;
 mod wire;

@@ -51,6 +51,8 @@ const BAD_VALUES: &[(&str, &str)] = &[
     ("ROOMCAST_HEARTBEAT", "0"),
     ("ROOMCAST_DRAIN", "25s"),
     ("ROOMCAST_ALLOWED_ORIGINS", "chat.example"),
+    ("ROOMCAST_JWT_ISSUER", "a\tb"),
+    ("ROOMCAST_JWT_AUDIENCE", "a\tb"),
     ("ROOMCAST_CONFORMANCE", "yes"),
     ("RUST_LOG", "roomcast=loud"),
 ];
@@ -241,6 +243,9 @@ fn a_value_that_is_not_utf8_is_refused_and_does_not_count_as_unset() {
     assert!(problems.is_empty(), "passed over: {problems:?}");
 }
 
+/// Looks like a key, and is none.
+const NO_KEY: &str = "-----BEGIN PUBLIC KEY-----\nhunter2\n-----END PUBLIC KEY-----";
+
 /// Secrets that are refused: the variable that has to be named, and what is set. `DIR` has the files `good`, which
 /// contains [`SECRET`], and `empty`.
 const BAD_SECRETS: &[(&str, &[(&str, &str)])] = &[
@@ -270,6 +275,16 @@ const BAD_SECRETS: &[(&str, &[(&str, &str)])] = &[
     (
         "ROOMCAST_JWT_SECRET",
         &[("ROOMCAST_JWT_SECRET_PREVIOUS", "hunter2")],
+    ),
+    // Who knows a public key could sign with it.
+    ("ROOMCAST_JWT_SECRET", &[("ROOMCAST_JWT_SECRET", NO_KEY)]),
+    ("ROOMCAST_JWT_PUBLIC_KEY", &[("ROOMCAST_JWT_PUBLIC_KEY", NO_KEY)]),
+    (
+        "ROOMCAST_JWT_PUBLIC_KEY_PREVIOUS",
+        &[
+            ("ROOMCAST_JWT_PUBLIC_KEY", include_str!("../keys/rsa.pub.pem")),
+            ("ROOMCAST_JWT_PUBLIC_KEY_PREVIOUS", NO_KEY),
+        ],
     ),
     (
         "ROOMCAST_API_TOKEN",
@@ -394,5 +409,16 @@ fn an_address_that_cannot_be_had_is_named() {
         assert!(stderr.contains(host) && stderr.contains(port), "{stderr}");
         assert!(stderr.contains("in use") || stderr.contains("assign"), "{stderr}");
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
+
+#[test]
+fn what_tokens_have_to_claim_is_not_set_without_a_key() {
+    for variable in ["ROOMCAST_JWT_ISSUER", "ROOMCAST_JWT_AUDIENCE"] {
+        let line = refusal(&[], &[(variable, "chat")]);
+        assert!(
+            line.contains(variable) && line.contains("ROOMCAST_JWT_SECRET"),
+            "{line}"
+        );
     }
 }

@@ -9,6 +9,7 @@ use crate::broker::RoomMessage;
 use crate::broker::history::{Entry, Numbering, Page, ReadError, ReadOutcome};
 use crate::lifeline::{Ends, Lifelines};
 use crate::protocol::{Content, Epoch, Position, Replay};
+use crate::tokens::Rights;
 
 const WORKER: WorkerId = WorkerId(0);
 
@@ -317,6 +318,59 @@ async fn a_session_that_is_gone_leaves_its_rooms() {
     let mut stage = Stage::with_members(&r, &[session(1)]).await;
     stage.registry.do_send(Disconnect { session: session(1) });
     assert_eq!(stage.command().await, r#"unsubscribe 1 ["r"]"#);
+}
+
+/// What is left of a session's rights: these rooms.
+fn narrow(session: SessionId, rooms: &[&str]) -> Narrow {
+    let rights = Rights::new(Some(rooms.iter().copied()), None::<[&str; 0]>);
+    Narrow {
+        session,
+        rights: Arc::new(rights),
+    }
+}
+
+#[actix::test]
+async fn a_session_leaves_the_rooms_that_its_rights_do_not_cover_any_more() {
+    let (a, b) = (room("a"), room("b"));
+    let mut stage = Stage::with_members(&a, &[session(1), session(2)]).await;
+    stage.join(session(1), &b, Dialect::V1);
+    assert_eq!(stage.command().await, r#"subscribe 1 ["b"]"#);
+    stage.opened(1, &b);
+    assert_eq!(stage.dispatch().await, "0-1 Joined(7)");
+    stage.registry.do_send(narrow(session(1), &["b*"]));
+    stage.message(&a, "to the other");
+    assert_eq!(stage.dispatch().await, r#"0-1 Removed("a")"#);
+    let told = stage.dispatch().await;
+    assert!(told.starts_with("[SessionId(0-2)]"), "{told}");
+    stage.assert_not_yet().await;
+    // The last one out, as by its own wish.
+    stage.registry.do_send(narrow(session(1), &[]));
+    assert_eq!(stage.dispatch().await, r#"0-1 Removed("b")"#);
+    assert_eq!(stage.command().await, r#"unsubscribe 1 ["b"]"#);
+    stage.registry.do_send(narrow(session(1), &[]));
+    stage.assert_nobody_told().await;
+}
+
+#[actix::test]
+async fn a_join_that_waits_and_is_not_allowed_any_more_is_answered_once() {
+    let r = room("r");
+    let mut stage = Stage::new();
+    stage.registry.do_send(LinkEvent::Up { generation: 1 });
+    stage.join(session(1), &r, Dialect::V1);
+    assert_eq!(stage.command().await, r#"subscribe 1 ["r"]"#);
+    stage.registry.do_send(narrow(session(1), &["q"]));
+    stage.registry.do_send(Abort {
+        session: session(1),
+        room: r.clone(),
+        ticket: 7,
+        reason: NotJoined::Cancelled,
+        only_without_link: false,
+    });
+    stage.opened(1, &r);
+    assert_eq!(stage.dispatch().await, "0-1 NotJoined(7, Forbidden)");
+    assert_eq!(stage.command().await, r#"unsubscribe 1 ["r"]"#);
+    stage.message(&r, "nobody's");
+    stage.assert_nobody_told().await;
 }
 
 #[actix::test]

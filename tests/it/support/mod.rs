@@ -11,6 +11,7 @@ pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod tls;
+pub(crate) mod tokens;
 
 use std::future::Future;
 use std::net::SocketAddr;
