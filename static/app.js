@@ -11,11 +11,15 @@
 import { Composer } from "/composer.js";
 import { byId, memory, sentence, tabMemory } from "/dom.js";
 import { FrameDrawer } from "/frames.js";
+import { Invitation, InviteButton, roomInAddress } from "/invite.js";
 import { LogPane } from "/log.js";
+import { MembersPane } from "/members.js";
+import { NameForm } from "/name.js";
 import { OutgoingMessage } from "/outgoing.js";
 import { RoomView } from "/room.js";
-import { Roomcast, roomNameProblem, userNameProblem } from "/roomcast.js";
+import { Roomcast, roomNameProblem } from "/roomcast.js";
 import { StatusPill } from "/status.js";
+import { TokenDialog } from "/token.js";
 
 const FIRST_ROOM = "lobby";
 /** Messages that a room begins with. */
@@ -23,20 +27,16 @@ const HISTORY = 50;
 /** By these, own messages are known in what a room replays. */
 const SESSIONS_KEPT = 100;
 
-function roomInAddress() {
-  const raw = location.hash.slice(1);
-  try {
-    return decodeURIComponent(raw);
-  } catch {
-    return raw; // typed by hand, with a bare percent sign
-  }
-}
+/** Of a connection that the server has ended by policy. */
+const CLOSE_POLICY = 1008;
 
 /** @param {import("/roomcast.js").RoomcastError} error */
 function joinFailure(error) {
   switch (error.code) {
     case "disconnected":
       return "the connection was lost";
+    case "closed":
+      return "there is no connection";
     case "timeout":
       return "the server did not answer";
     case "unavailable":
@@ -55,7 +55,6 @@ class Page {
   #active = null;
   /** @type {Roomcast} */
   #client;
-  #name = "";
   /** @type {import("/roomcast.js").StateDetail} */
   #connection = { state: "connecting", attempt: 0 };
   /** Those of earlier clients and earlier loads of the page in this tab are here too. @type {string[]} */
@@ -66,10 +65,12 @@ class Page {
     this.frames = new FrameDrawer();
     this.composer = new Composer((text) => this.#sendDraft(text));
     this.log = new LogPane(() => this.composer.focus());
+    this.names = new NameForm(() => this.#renamed());
+    this.tokens = new TokenDialog(() => this.#changeClient());
+    this.members = new MembersPane();
+    this.invite = new InviteButton(() => this.#active?.name ?? null);
+    this.invitation = new Invitation((name) => this.#acceptInvitation(name));
     this.roomInput = byId("room-input");
-    const name = memory.recall("name", "");
-    if (typeof name === "string" && userNameProblem(name) === null) this.#name = name;
-    byId("name").value = this.#name;
     const sessions = tabMemory.recall("sessions", []);
     if (Array.isArray(sessions)) this.#ownSessions = sessions;
     this.#client = this.#connect();
@@ -81,7 +82,8 @@ class Page {
 
   #connect() {
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const client = new Roomcast(`${scheme}//${location.host}/ws`, { user: this.#name || undefined });
+    const options = { user: this.names.name || undefined, token: this.tokens.token || undefined };
+    const client = new Roomcast(`${scheme}//${location.host}/ws`, options);
     client.on("state", (detail) => this.#stateChanged(detail));
     client.on("message", (message) => this.#messageArrived(message));
     client.on("subscribed", (subscribed) => this.#joined(subscribed));
@@ -92,15 +94,26 @@ class Page {
     return client;
   }
 
-  /** A name belongs to a session, so a new one takes a new connection. @param {string} name */
-  #rename(name) {
-    this.#name = name;
-    memory.keep("name", name);
-    const rooms = this.#client.rooms;
-    this.#client.close();
+  #renamed() {
+    this.#changeClient();
+    // A guest may as well have found the other field.
+    if (this.invitation.isShown) this.#acceptInvitation(this.names.name);
+  }
+
+  /** Name and token belong to a session, so another one takes a new connection. */
+  #changeClient() {
+    const before = this.#client;
+    const wasRefused = before.state === "closed";
+    const rooms = new Set(before.rooms);
     this.#client = this.#connect();
+    before.close();
     this.#stateChanged({ state: "connecting", attempt: 0 });
-    for (const room of rooms) this.#subscribe(room);
+    for (const room of this.#rooms.values()) {
+      if (!wasRefused && !rooms.has(room.name)) continue;
+      room.setMembership("joining");
+      this.#subscribe(room.name);
+    }
+    this.#showHeading();
   }
 
   /** @param {import("/roomcast.js").StateDetail} detail */
@@ -110,6 +123,8 @@ class Page {
     if (detail.state === "live") this.#sessionBegan();
     else this.#sessionEnded();
     this.#showHeading();
+    const isRefused = detail.state === "closed" && detail.code === CLOSE_POLICY;
+    if (isRefused && this.tokens.token !== "") this.tokens.ask(detail.reason ?? "");
   }
 
   #sessionBegan() {
@@ -130,9 +145,34 @@ class Page {
     for (const name of Array.isArray(kept) ? kept : []) {
       if (roomNameProblem(name) === null) this.#open(name);
     }
-    const wished = roomInAddress();
-    if (wished !== "") this.#join(wished);
-    else this.#select(this.#rooms.get(memory.recall("active", "")) ?? [...this.#rooms.values()][0] ?? null);
+    if (!this.#followAddress()) this.#selectAny();
+  }
+
+  #selectAny() {
+    this.#select(this.#rooms.get(memory.recall("active", "")) ?? [...this.#rooms.values()][0] ?? null);
+  }
+
+  /** @param {string} name  empty if the guest wants none */
+  #acceptInvitation(name) {
+    const { room } = this.invitation;
+    this.invitation.hide();
+    this.names.take(name);
+    this.#joinAndWrite(room);
+  }
+
+  /** @returns {boolean} whether it leads anywhere */
+  #followAddress() {
+    const { room, isInvitation } = roomInAddress();
+    if (room === "") return false;
+    // One who is called nothing is asked for a name first.
+    const isGuest = isInvitation && this.names.name === "" && !this.#rooms.has(room);
+    if (!isGuest || roomNameProblem(room) !== null) return this.#join(room);
+    const { hash } = location;
+    this.#select(null);
+    history.replaceState(null, "", hash);
+    byId("welcome").hidden = true;
+    this.invitation.show(room);
+    return true;
   }
 
   /** @param {string} name @returns {boolean} whether the name can be a room's */
@@ -157,8 +197,9 @@ class Page {
   /** @param {string} name */
   #subscribe(name) {
     const client = this.#client;
-    const position = this.#rooms.get(name)?.position;
-    client.subscribe(name, { history: HISTORY, ...position }).catch((error) => {
+    const room = this.#rooms.get(name);
+    room?.attend(client.memberList(name), () => this.#attendanceChanged(room));
+    client.subscribe(name, { history: HISTORY, presence: true, ...room?.position }).catch((error) => {
       // Left meanwhile, or the connection was exchanged for one with another name.
       if (client !== this.#client || error.code === "cancelled" || !this.#rooms.has(name)) return;
       if (error.retryable) this.#stillTrying(name, error);
@@ -217,7 +258,10 @@ class Page {
 
   /** @param {import("/roomcast.js").RoomcastError} error */
   #troubled(error) {
-    if (error.room === undefined) this.#active?.addNote(`The server reports: ${sentence(error.message)}`);
+    if (error.code === "unauthorized") {
+      const wasShown = this.tokens.token !== "" || this.tokens.isAsking;
+      this.tokens.ask(wasShown ? error.message : "");
+    } else if (error.room === undefined) this.#active?.addNote(`The server reports: ${sentence(error.message)}`);
     else if (error.retryable) this.#stillTrying(error.room, error);
     else this.#refused(error.room, error);
   }
@@ -237,6 +281,7 @@ class Page {
     const names = [...this.#rooms.keys()];
     const place = names.indexOf(room.name);
     this.#rooms.delete(room.name);
+    room.attendance?.close();
     room.tabItem.remove();
     if (room === this.#active) this.#select(this.#rooms.get(names[place + 1] ?? names[place - 1]) ?? null);
     this.#roomsChanged();
@@ -257,6 +302,8 @@ class Page {
       before.setActive(false);
     }
     this.#active = room;
+    this.invitation.hide();
+    this.invite.hide();
     byId("welcome").hidden = room !== null;
     byId("room").hidden = room === null;
     memory.keep("active", room?.name ?? "");
@@ -272,8 +319,16 @@ class Page {
     room.tab.scrollIntoView({ block: "nearest", inline: "nearest" });
     byId("room-title").textContent = room.name;
     this.composer.show(room.name, room.draft);
+    this.members.show(room.attendance);
     this.#showHeading();
     this.log.show(room.view, room.scrollTop);
+  }
+
+  /** @param {RoomView} room */
+  #attendanceChanged(room) {
+    if (room !== this.#active) return;
+    this.members.show(room.attendance);
+    this.log.grown();
   }
 
   /* -- messages -- */
@@ -297,7 +352,7 @@ class Page {
   #sendDraft(text) {
     const room = this.#active;
     if (room === null) return;
-    const outgoing = new OutgoingMessage(text, this.#name || undefined, {
+    const outgoing = new OutgoingMessage(text, this.names.name || undefined, {
       again: () => this.#sendAgain(room, outgoing),
       edit: () => this.#edit(room, outgoing),
       discard: () => this.#discard(room, outgoing),
@@ -351,7 +406,9 @@ class Page {
   #showHeading() {
     const room = this.#active;
     if (room === null) return;
-    byId("room-state").textContent = this.#membershipWords(room);
+    const words = this.#membershipWords(room);
+    byId("room-state").textContent = words;
+    byId("room-state").title = words;
     byId("rejoin").hidden = room.membership !== "out";
   }
 
@@ -394,7 +451,7 @@ class Page {
       const pressed = /** @type {Element} */ (event.target).closest("button, a");
       if (pressed !== null && this.composer.isFocused) event.preventDefault();
     });
-    window.addEventListener("hashchange", () => roomInAddress() !== "" && this.#join(roomInAddress()));
+    window.addEventListener("hashchange", () => this.#followAddress());
     document.addEventListener("visibilitychange", () => {
       if (document.hidden || this.#active === null) return;
       this.#active.setUnread(0);
@@ -403,32 +460,11 @@ class Page {
   }
 
   #listenToForms() {
-    const name = byId("name");
-    const save = byId("name-save");
-    name.oninput = () => {
-      save.hidden = name.value.trim() === this.#name;
-    };
-    // A phone has no room for the button: there, leaving the field is enough.
-    name.onchange = () => this.#saveName(name.value.trim());
-    byId("name-form").onsubmit = (/** @type {Event} */ event) => {
-      event.preventDefault();
-      this.#saveName(name.value.trim());
-    };
     this.roomInput.oninput = () => this.#showJoinError("");
     byId("join-form").onsubmit = (/** @type {Event} */ event) => {
       event.preventDefault();
       this.#joinAndWrite(this.roomInput.value.trim());
     };
-  }
-
-  /** @param {string} wished */
-  #saveName(wished) {
-    const problem = userNameProblem(wished);
-    byId("name-error").textContent = problem ?? "";
-    if (problem !== null) return;
-    byId("name").value = wished;
-    byId("name-save").hidden = true;
-    if (wished !== this.#name) this.#rename(wished);
   }
 
   /** @param {string} name */

@@ -22,13 +22,18 @@ export function messageItem({ message, sender, own, time, state, grouped }) {
     ...(own ? [element("span", { className: "you", textContent: "you" })] : []),
     element("time", { dateTime: moment.toISOString(), title: fullFormat.format(moment), textContent: clockFormat.format(moment) }),
   );
-  const initial = sender === undefined ? "?" : [...name][0].toUpperCase();
   return element(
     "li",
     { className: grouped ? "message grouped" : "message", data: { testid: "message", own: String(own), state } },
-    element("span", { className: "avatar", ariaHidden: "true", textContent: initial, data: { hue: hueOf(sender) } }),
+    avatar(sender),
     element("div", { className: "message-body" }, head, textOf(message)),
   );
+}
+
+/** @param {string | undefined} user */
+export function avatar(user) {
+  const initial = user === undefined ? "?" : [...user][0].toUpperCase();
+  return element("span", { className: "avatar", ariaHidden: "true", textContent: initial, data: { hue: hueOf(user) } });
 }
 
 /** @param {string | undefined} sender */

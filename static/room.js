@@ -6,6 +6,7 @@
  */
 
 import { dayFormat, element } from "/dom.js";
+import { Attendance, MovementNote } from "/members.js";
 import { dayItem, messageItem } from "/message.js";
 import { Outbox } from "/outgoing.js";
 
@@ -40,11 +41,15 @@ export class RoomView {
   replayIsNews = false;
   /** What has been read, for a client that has not read it itself. @type {{after?: number, epoch?: string}} */
   position = {};
+  /** Who is here, as this client knows it. @type {Attendance | null} */
+  attendance = null;
   /** Distance kept from the top, or null to follow the newest message. @type {number | null} */
   scrollTop = null;
   /** @type {(Entry & {day: string}) | null} */
   #previous = null;
   #outbox = new Outbox();
+  /** While nothing else has been added. @type {MovementNote | null} */
+  #movement = null;
 
   /** @param {string} name @param {(room: RoomView) => void} onSelect */
   constructor(name, onSelect) {
@@ -100,6 +105,34 @@ export class RoomView {
     this.obstacle = obstacle;
     this.tab.dataset.membership = membership;
     if (membership === "joined") this.everJoined = true;
+  }
+
+  /* -- who is here -- */
+
+  /**
+   * @param {import("/roomcast.js").MemberList} list  of the client that joins the room now
+   * @param {() => void} onChange
+   */
+  attend(list, onChange) {
+    this.attendance?.close();
+    this.attendance = new Attendance(list, {
+      changed: onChange,
+      moved: (joined, left) => {
+        this.#addMovement(joined, left);
+        onChange();
+      },
+    });
+  }
+
+  /** @param {string[]} joined @param {string[]} left */
+  #addMovement(joined, left) {
+    const note = this.#movement ?? new MovementNote();
+    note.add(joined, left);
+    if (this.#movement !== null) return;
+    this.entries.append(note.item);
+    this.#grown();
+    this.#previous = null;
+    this.#movement = note;
   }
 
   /* -- what the room says -- */
@@ -223,6 +256,7 @@ export class RoomView {
   }
 
   #grown() {
+    this.#movement = null;
     this.empty.hidden = true;
     if (this.entries.childElementCount <= ENTRIES_PER_ROOM) return;
     while (this.entries.childElementCount >= ENTRIES_PER_ROOM) this.entries.firstElementChild.remove();

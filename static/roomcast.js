@@ -16,6 +16,9 @@
  *    the request timeout; a `publish()` ends within `publishTimeout`, and its error tells whether the message may have
  *    been published all the same (`RoomcastError.outcome`).
  *  - After `unsubscribe()` is called, no message of the room is reported any more.
+ *  - A token is renewed on the living connection, before it ends. One that is refused is asked for once more, and then
+ *    the client stops and says why. Tokens stand in no URL, in no error and in no `frame` event.
+ *  - Who is in a room is told without oneself, over whichever connection; `MemberList` keeps it without ghosts.
  *  - A server that says `bye` is left before it stops: the next connection is opened, and every room handed over to it,
  *    while the old one goes on. The state stays `live`; messages with an offset are neither lost, doubled nor reordered.
  *    See `Handover` for those without one.
@@ -23,8 +26,9 @@
  *
  * `Connection` is one socket from its opening to its end, with the requests in flight on it. `Cursor` is how far a room
  * has been read, `Outbox` holds the publishes that are not settled; both outlive connections. `Handover` is one room
- * between two connections, and `Overlap` what both of them may report of it. `Roomcast` puts them together and knows the
- * rooms. It is one file, although a long one, because it is imported and copied as one.
+ * between two connections, and `Overlap` what both of them may report of it. `Credentials` is where tokens come from, and
+ * `Grant` what a connection has got for one. `Roomcast` puts them together and knows the rooms; `MemberList` is built on
+ * it. It is one file, although a long one, because it is imported and copied as one.
  *
  * @module
  */
@@ -57,9 +61,30 @@ const OVERLAP_MESSAGES_MAX = 1_000;
 const SILENCE_IN_HEARTBEATS = 1.5;
 const PROBE_TIMEOUT_MS = 5_000;
 const PROBE_ID = 0;
+/** One token at a time is shown on a connection. */
+const AUTH_ID = -1;
+/** A server says `welcome` at once, or it waits for a token. Then a question is answered with what is the matter. */
+const WELCOME_PROMPT_MS = 500;
+
+/** A token is renewed after this part of what remains of it, or 5 % sooner or later, so that many do not meet, … */
+const RENEWAL_PART = 0.8;
+const RENEWAL_JITTER = 0.05;
+/** … and so long before its end if it can be. */
+const RENEWAL_LEAD_MS = 5_000;
+/** What has less to live than this on arrival is worth no calculation: the clocks differ, or the tokens are stale. */
+const RENEWAL_LEAST_MS = 1_000;
+/** After such a one the next is asked for at once, then after this, and after twice as long each time. */
+const RENEWAL_PACE_FIRST_MS = 15_000;
+const RENEWAL_PACE_CAP_MS = 240_000;
+/** A session's end is seen this much before or after the token's. */
+const EXPIRY_TOLERANCE_MS = 2_000;
+/** The longest that a timer can be set for. */
+const TIMER_MAX_MS = 2 ** 31 - 1;
 
 /** Own messages that come back from history are known by these. */
 const SESSIONS_MAX = 1_000;
+/** A server lists so many members of a room. */
+const LISTED_MAX = 1_000;
 
 const CLOSE_NORMAL = 1000;
 const CLOSE_GOING_AWAY = 1001;
@@ -71,9 +96,16 @@ const CLOSE_SERVICE_RESTART = 1012;
 const CLOSE_SILENT = 4000;
 
 /** Codes after which the same call may succeed later, unchanged. */
-const RETRYABLE_CODES = new Set(["unavailable", "rate_limited", "internal", "disconnected", "timeout", "queue_full"]);
+const RETRYABLE_CODES = new Set([
+  "unavailable", "rate_limited", "internal", "disconnected", "timeout", "queue_full", "no_token",
+]);
 
 const CLOSED = "the client is closed";
+const PROBE = JSON.stringify({ type: "PING", id: PROBE_ID });
+/** Stands for a token wherever one could be seen. */
+const TOKEN_SHOWN = "…";
+/** Of a close frame, by RFC 6455. */
+const CLOSE_REASON_MAX_BYTES = 123;
 
 const utf8 = new TextEncoder();
 
@@ -112,6 +144,21 @@ const utf8 = new TextEncoder();
  * @typedef {Position & Recovery} SubscribedDetail
  * @typedef {{room: string}} RoomDetail
  *
+ * @typedef {object} UnsubscribedDetail
+ * @property {string} room
+ * @property {boolean} removed   by the server: the room is not wanted any more, also on later connections
+ *
+ * @typedef {object} Member
+ * @property {string} session
+ * @property {string} [user]     absent if it is anonymous
+ *
+ * @typedef {{room: string, member: Member}} MemberDetail
+ *
+ * @typedef {object} MembersDetail  what the server answers to members()
+ * @property {string} room
+ * @property {number} count      of all, this client included if it is one
+ * @property {Member[]} members  1,000 of them at most, in no particular order
+ *
  * @typedef {object} GapDetail   no numbers where the server keeps no history
  * @property {string} room
  * @property {number} [after]    offset of the last message before the gap, in the epoch that was known until now
@@ -125,14 +172,18 @@ const utf8 = new TextEncoder();
  * @property {StateDetail} state         also `live` after `live`, when the connection, and with it `session`, is another
  * @property {MessageDetail} message
  * @property {SubscribedDetail} subscribed  a room is joined, for the first time or again
- * @property {RoomDetail} unsubscribed   a room is left, by wish or by the server
+ * @property {UnsubscribedDetail} unsubscribed  a room is left, by wish or by the server
+ * @property {MemberDetail} joined       another session is a member of a room that was joined with `presence`
+ * @property {MemberDetail} left         it is not any more
  * @property {RoomcastError} error       an error that belongs to no call, or a failed attempt to join a room again
  * @property {GapDetail} gap             messages of a joined room may be missing between those before and those after
  * @property {ByeDetail} bye             the server is about to stop; the client changes to another connection by itself
- * @property {FrameDetail} frame         every text frame, for developer tools
+ * @property {FrameDetail} frame         every text frame, with tokens left out, for developer tools
  *
  * @typedef {object} RoomcastOptions
  * @property {string} [user]             display name, sent as `?user=`; servers that check tokens ignore it
+ * @property {string | TokenSource} [token]  for a server that checks tokens. A function is asked for each connection, and
+ *   again before the token ends; one that gives nothing connects without.
  * @property {typeof WebSocket} [WebSocket]  the implementation; default: the global one
  * @property {number} [requestTimeout]   milliseconds to wait for a reply; default 10,000
  * @property {number} [connectTimeout]   milliseconds to wait for `welcome`; default 10,000
@@ -140,7 +191,14 @@ const utf8 = new TextEncoder();
  * @property {number} [backoffFirst]     upper bound of the first wait in milliseconds; doubles per attempt; default 500
  * @property {number} [backoffCap]       upper bound of every wait in milliseconds; default 15,000
  *
- * @typedef {object} SubscribeOptions    of the call that makes the room wanted; on a wanted room they change nothing
+ * @typedef {(why: {reason: TokenReason}) => string | null | undefined | Promise<string | null | undefined>} TokenSource
+ *
+ * @typedef {"connect" | "renew" | "rejected"} TokenReason
+ *   `connect`: for a connection; a token that is kept will do. `renew`: the one in use ends soon. `rejected`: the server
+ *   has refused the one before, so it must be another.
+ *
+ * @typedef {object} SubscribeOptions    of the call that makes the room wanted; on a wanted room only `presence` counts
+ * @property {boolean} [presence]  be listed as a member, and be told of the others; default false
  * @property {number} [history]  begin with the last so many messages; also when a later join cannot go on where it was
  * @property {number} [after]    begin after this offset of `epoch`, if the server still can
  * @property {string} [epoch]
@@ -162,7 +220,7 @@ export class RoomcastError extends Error {
   constructor(code, message, { outcome, room, key, cause } = {}) {
     super(message, cause === undefined ? undefined : { cause });
     this.name = "RoomcastError";
-    /** The server's error code, or `disconnected`, `timeout`, `closed`, `queue_full`. @type {string} */
+    /** The server's error code, or `disconnected`, `timeout`, `closed`, `queue_full`, `no_token`. @type {string} */
     this.code = code;
     /**
      * Of a publish only. `refused`: certainly not published. `unknown`: perhaps published. @type {Outcome | undefined}
@@ -213,6 +271,9 @@ function nameProblem(name, what, maxBytes) {
 /**
  * One socket: opening, welcomed, ended, never back. Knows requests and liveness, and nothing about rooms.
  *
+ * With a token, which may have to be waited for, it shows that first; the server's welcome follows. A server that refuses
+ * it, or demands one where there is none, ends the connection by policy (1008), whether it says so or not.
+ *
  * `lost` is reported exactly once, after every request in flight has failed, and not after `dispose()`.
  * A request without an answer casts doubt on the connection: it has to give a sign of life then, or is given up.
  * It never waits for the closing handshake: on a dead network a browser takes minutes to report its end.
@@ -225,10 +286,11 @@ function nameProblem(name, what, maxBytes) {
  * @property {(connection: Connection) => void} welcomed
  * @property {(connection: Connection, frame: any, isReply: boolean) => void} frame
  * @property {(connection: Connection) => void} settled  a request has got its reply, or none in time
+ * @property {(error: RoomcastError) => void} tokenUnused  the server checks none
  * @property {(connection: Connection, code: number, reason: string) => void} lost
  */
 class Connection {
-  /** @type {WebSocket} */
+  /** Undefined while there is no token yet. @type {WebSocket | undefined} */
   #socket;
   #observer;
   /** @type {Map<number, Request>} */
@@ -238,27 +300,91 @@ class Connection {
   /** One timer at a time: for the welcome, then for silence, then for the answer to a probe. @type {any} */
   #watchdog;
   #probing = false;
+  /** For the question why there is no welcome. @type {any} */
+  #prompt;
   #ended = false;
+  #requestTimeoutMs;
+  /** @type {typeof WebSocket} */
+  #implementation;
 
-  /** The server's first frame, null before it. @type {any} */
+  /** The server's first frame but for `authorized`, null before it. @type {any} */
   welcome = null;
+  /** What the token is good for; null without one. @type {Grant | null} */
+  grant = null;
+  /** Why there was no welcome, if that is known. @type {RoomcastError | null} */
+  failure = null;
   /** When the server will end it, in Unix milliseconds; undefined until it says `bye`. @type {number | undefined} */
   closesAt;
 
   /**
    * @param {string} url
-   * @param {{WebSocket: typeof WebSocket, connectTimeout: number}} options
+   * @param {{WebSocket: typeof WebSocket, connectTimeout: number, requestTimeout: number}} options
+   * @param {string | undefined | Promise<string | undefined>} token
    * @param {ConnectionObserver} observer
    */
-  constructor(url, options, observer) {
+  constructor(url, options, token, observer) {
     this.url = url;
     this.#observer = observer;
-    this.#socket = new options.WebSocket(url, [SUBPROTOCOL]);
-    this.#socket.onmessage = (event) => this.#receive(event.data);
-    this.#socket.onclose = (event) => this.#end(event.code, event.reason);
-    // The close event that follows says the same and more, but an EventEmitter without this handler would throw.
-    this.#socket.onerror = () => {};
+    this.#requestTimeoutMs = options.requestTimeout;
+    this.#implementation = options.WebSocket;
+    if (token instanceof Promise) this.#openWith(token);
+    else this.#open(token);
     this.#watchdog = setTimeout(() => this.#abandon("no welcome in time"), options.connectTimeout);
+  }
+
+  /** @param {Promise<string | undefined>} coming */
+  async #openWith(coming) {
+    try {
+      const token = await coming;
+      if (!this.#ended) this.#open(token);
+    } catch (error) {
+      if (error instanceof RoomcastError) this.failure = error;
+      this.#abandon(error instanceof RoomcastError ? error.message : String(error));
+    }
+  }
+
+  /** @param {string | undefined} token */
+  #open(token) {
+    const socket = new this.#implementation(this.url, [SUBPROTOCOL]);
+    socket.onopen = () => this.#opened(token);
+    socket.onmessage = (event) => this.#receive(event.data);
+    socket.onclose = (event) => this.#end(event.code, event.reason);
+    // The close event that follows says the same and more, but an EventEmitter without this handler would throw.
+    socket.onerror = () => {};
+    this.#socket = socket;
+  }
+
+  /** @param {string | undefined} token */
+  #opened(token) {
+    if (token !== undefined) return this.authenticate(token, (error) => error !== null && this.#tokenRefused(error));
+    this.#prompt = setTimeout(() => this.#send(PROBE), WELCOME_PROMPT_MS);
+  }
+
+  /**
+   * Shows a token, the first or another.
+   *
+   * @param {string} token @param {(error: RoomcastError | null) => void} settle
+   */
+  authenticate(token, settle) {
+    this.request(AUTH_ID, { type: "AUTH", token }, this.#requestTimeoutMs, (error, reply) => {
+      if (error === null) this.grant = new Grant(token, reply.expires);
+      settle(error);
+    });
+  }
+
+  /** @param {RoomcastError} error */
+  #tokenRefused(error) {
+    if (this.#ended) return;
+    if (this.welcome !== null) this.#observer.tokenUnused(error);
+    else if (error.retryable) this.#abandon(error.message);
+    else this.#refused(error);
+  }
+
+  /** The server will close, and has said why. @param {RoomcastError} error */
+  #refused(error) {
+    this.failure = error;
+    this.#end(CLOSE_POLICY, error.message);
+    this.#socket?.close(CLOSE_NORMAL);
   }
 
   /** Whether no request waits for its reply. */
@@ -270,7 +396,7 @@ class Connection {
    * Sends a command. `settle` gets its reply or its failure, exactly once.
    *
    * @param {number} id
-   * @param {object} command
+   * @param {any} command
    * @param {number} timeoutMs
    * @param {Settle} settle
    */
@@ -285,7 +411,8 @@ class Connection {
     /** @type {Request} */
     const request = { settle, timer, frame, bytes: utf8.encode(text).length, outcome: "refused" };
     this.#requests.set(id, request);
-    if (this.#send(text)) request.outcome = "unknown";
+    const shown = command.type === "AUTH" ? JSON.stringify({ ...frame, token: TOKEN_SHOWN }) : text;
+    if (this.#send(text, shown)) request.outcome = "unknown";
   }
 
   /** Asks the server for a sign of life; without one the connection is given up. */
@@ -300,22 +427,22 @@ class Connection {
       if (this.#lastInbound < askedAt) this.#abandon("the server went silent");
       else this.#watchSilence();
     }, patienceMs);
-    this.#send(JSON.stringify({ type: "PING", id: PROBE_ID }));
+    this.#send(PROBE);
   }
 
   /** Closes without a report; requests in flight fail. @param {string} reason */
   dispose(reason) {
     this.#observer = { ...this.#observer, lost: () => {} };
     this.#end(CLOSE_NORMAL, reason);
-    this.#socket.close(CLOSE_NORMAL, reason);
+    this.#socket?.close(CLOSE_NORMAL, reason);
   }
 
-  /** @param {string} text @returns {boolean} whether it may arrive */
-  #send(text) {
+  /** @param {string} text @param {string} [shown] to developer tools @returns {boolean} whether it may arrive */
+  #send(text, shown = text) {
     // A socket that is closing already drops the text; the loss then fails the request.
-    if (this.#socket.readyState !== 1) return false;
+    if (this.#socket?.readyState !== 1) return false;
     this.#socket.send(text);
-    this.#observer.text("out", text);
+    this.#observer.text("out", shown);
     return true;
   }
 
@@ -338,12 +465,15 @@ class Connection {
     this.welcome = frame;
     this.#heartbeatMs = Number.isFinite(frame.heartbeat) ? Math.max(0, frame.heartbeat * 1000) : 0;
     clearTimeout(this.#watchdog);
+    clearTimeout(this.#prompt);
     this.#watchSilence();
     this.#observer.welcomed(this);
   }
 
   /** @param {any} frame */
   #dispatch(frame) {
+    const isAnswerToPrompt = this.welcome === null && frame.id === PROBE_ID;
+    if (isAnswerToPrompt && frame.code === "unauthorized") return this.#refused(errorOf(frame, {}));
     const request = this.#requests.get(frame.id);
     if (request !== undefined) this.#forget(frame.id, request);
     // State before promises: the observer learns of the room first, then the caller.
@@ -366,16 +496,16 @@ class Connection {
   /** @param {string} reason */
   #abandon(reason) {
     this.#end(CLOSE_ABNORMAL, reason);
-    this.#socket.close(CLOSE_SILENT, reason);
+    this.#socket?.close(CLOSE_SILENT, closeReason(reason));
   }
 
   /** @param {number} code @param {string} reason */
   #end(code, reason) {
     if (this.#ended) return;
     this.#ended = true;
-    this.#socket.onmessage = null;
-    this.#socket.onclose = null;
+    if (this.#socket !== undefined) this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
     clearTimeout(this.#watchdog);
+    clearTimeout(this.#prompt);
     if (code === CLOSE_TOO_BIG) this.#failLargestPublish();
     for (const id of [...this.#requests.keys()]) {
       this.#fail(id, "disconnected", "the connection was lost before the server answered");
@@ -402,6 +532,118 @@ class Connection {
   #forget(id, request) {
     clearTimeout(request.timer);
     this.#requests.delete(id);
+  }
+}
+
+/**
+ * Where tokens come from, and when the next one is due.
+ *
+ * A token that the server refuses is asked for once more; what is refused then is the end.
+ */
+class Credentials {
+  /** @type {string | TokenSource | undefined} */
+  #source;
+  /** The latest one that was shown to a new connection. */
+  #wasRejected = false;
+  /** In a row, that ended on arrival. */
+  #stillborn = 0;
+
+  /** @param {string | TokenSource | undefined} source */
+  constructor(source) {
+    if (source !== undefined && typeof source !== "function" && (typeof source !== "string" || source === "")) {
+      throw new TypeError("options.token is a string or a function");
+    }
+    this.#source = source;
+  }
+
+  get isRenewable() {
+    return typeof this.#source === "function";
+  }
+
+  /** @returns {string | undefined | Promise<string | undefined>} */
+  forConnection() {
+    if (typeof this.#source !== "function") return this.#source;
+    return this.ask(this.#wasRejected ? "rejected" : "connect");
+  }
+
+  /**
+   * @param {TokenReason} reason
+   * @returns {Promise<string | undefined>}
+   * @throws {RoomcastError} `no_token`
+   */
+  async ask(reason) {
+    // Not before the constructor's caller has its client.
+    await undefined;
+    /** @type {unknown} */
+    let token;
+    try {
+      token = await /** @type {TokenSource} */ (this.#source)({ reason });
+    } catch (cause) {
+      throw new RoomcastError("no_token", "no token: the function that gives them has failed", { cause });
+    }
+    if (token === undefined || token === null) return undefined;
+    if (typeof token === "string" && token !== "") return token;
+    throw new RoomcastError("no_token", "no token: the function that gives them gave something else");
+  }
+
+  accepted() {
+    this.#wasRejected = false;
+  }
+
+  /**
+   * Whether another token may do where the server has ended this connection by policy.
+   *
+   * @param {Connection} connection @param {string} reason
+   */
+  isWorthAnother(connection, reason) {
+    if (!this.isRenewable) return false;
+    // The server may as well have put this session out, which no token mends.
+    if (connection.welcome !== null) return /expired/i.test(reason) || (connection.grant?.hasEnded ?? false);
+    this.#wasRejected = !this.#wasRejected;
+    return this.#wasRejected;
+  }
+
+  /** Milliseconds until the next token should be had. @param {Grant} grant */
+  renewalDelay({ remainingMs }) {
+    if (remainingMs < RENEWAL_LEAST_MS) {
+      this.#stillborn += 1;
+      if (this.#stillborn === 1) return 0;
+      return Math.min(RENEWAL_PACE_FIRST_MS * 2 ** (this.#stillborn - 2), RENEWAL_PACE_CAP_MS);
+    }
+    this.#stillborn = 0;
+    const part = RENEWAL_PART + RENEWAL_JITTER * (2 * Math.random() - 1);
+    const delayMs = Math.max(remainingMs / 2, Math.min(remainingMs * part, remainingMs - RENEWAL_LEAD_MS));
+    return Math.min(delayMs, TIMER_MAX_MS);
+  }
+}
+
+/**
+ * A token that the server has accepted, and when it ends.
+ *
+ * The end is told in the server's time, of which nothing is known but that the token had been issued (`iat`) when it was
+ * accepted. A clock that contradicts that is behind by at least so much. One that is ahead shows as a token that has
+ * ended before it came.
+ */
+class Grant {
+  /** In this computer's time; Infinity if it never ends. */
+  #endsAt;
+
+  /** @param {string} token @param {unknown} expires Unix milliseconds, if it ends */
+  constructor(token, expires) {
+    const end = Number.isFinite(expires) ? Number(expires) : Infinity;
+    this.#endsAt = end - Math.max(0, issuedAt(token) - Date.now());
+  }
+
+  get remainingMs() {
+    return this.#endsAt - Date.now();
+  }
+
+  get hasEnded() {
+    return this.remainingMs <= EXPIRY_TOLERANCE_MS;
+  }
+
+  get isEndless() {
+    return this.#endsAt === Infinity;
   }
 }
 
@@ -729,6 +971,7 @@ class Outbox {
  * @typedef {object} Room
  * @property {string} name
  * @property {boolean} wanted
+ * @property {boolean} [presence]      as it was asked for
  * @property {number} wantedSince      commands with lower ids belong to an earlier wish, and so do their replies
  * @property {number} history          the last so many messages, where the cursor is of no use
  * @property {Cursor} cursor
@@ -740,20 +983,55 @@ class Outbox {
  * @property {number} failures         refusals in a row on this connection, which is never the retiring one
  * @property {any} retryTimer
  * @property {Settle[]} waiting        subscribe() calls made while no connection was up
+ * @property {{since: number, callers: Settle[]}} anew  joined anew by the client itself: subscribe() calls that this
+ *   overtook, which are those with lower ids, and are answered with the new join
  *
  * @typedef {(error: RoomcastError | null, reply?: any) => void} Settle
  */
+
+/**
+ * What tells of events by their detail.
+ *
+ * @template EventMap
+ */
+class Reporter extends EventTarget {
+  /**
+   * Calls `listener` with the detail of each event of this type. What it throws is reported on the console.
+   *
+   * @template {keyof EventMap & string} T
+   * @param {T} type
+   * @param {(detail: EventMap[T]) => void} listener
+   * @returns {() => void} stops listening
+   */
+  on(type, listener) {
+    const handle = (/** @type {any} */ event) => {
+      // Node ends the process for an error thrown in an EventTarget's listener; a browser reports it and goes on.
+      try {
+        listener(event.detail);
+      } catch (error) {
+        console.error(`roomcast: a listener for "${type}" threw`, error);
+      }
+    };
+    this.addEventListener(type, handle);
+    return () => this.removeEventListener(type, handle);
+  }
+}
 
 /**
  * A client for one roomcast server, or for several nodes of one. It connects when constructed and stays connected
  * until `close()`, or until the server closes it for policy (1008).
  *
  * Listen with `on()`, or with `addEventListener()` and read `event.detail`; see {@link RoomcastEventMap}.
+ *
+ * @extends {Reporter<RoomcastEventMap>}
  */
-export class Roomcast extends EventTarget {
+export class Roomcast extends Reporter {
   /** @type {string[]} */
   #urls;
   #options;
+  #credentials;
+  /** For the next token on the connection that commands go to. @type {any} */
+  #renewalTimer;
   /** @type {Map<string, Room>} */
   #rooms = new Map();
   /** The one that commands go to; while none is live, the attempt to get one. @type {Connection | null} */
@@ -790,7 +1068,8 @@ export class Roomcast extends EventTarget {
    * @param {string | URL | (string | URL)[]} urls  one URL or several, each with ws:, wss:, http: or https:, or, in a
    *   browser, relative to the page. The first attempt takes any of them, each later one the next.
    * @param {RoomcastOptions} [options]
-   * @throws {TypeError} without a URL, with a malformed one, or without a WebSocket implementation
+   * @throws {TypeError} without a URL, with a malformed one, with a token that is none, or without a WebSocket
+   *   implementation
    */
   constructor(urls, options = {}) {
     super();
@@ -805,6 +1084,7 @@ export class Roomcast extends EventTarget {
     if (typeof this.#options.WebSocket !== "function") {
       throw new TypeError("no global WebSocket here; pass an implementation as options.WebSocket");
     }
+    this.#credentials = new Credentials(options.token);
     this.#urls = [urls].flat().map((url) => socketUrl(url, options.user));
     if (this.#urls.length === 0) throw new TypeError("at least one URL is needed");
     // Or all clients would begin with the same node.
@@ -831,6 +1111,7 @@ export class Roomcast extends EventTarget {
    * Joins a room and keeps it joined over reconnects. While not connected it waits for the connection.
    * Rejected with a retryable code, the room stays wanted and the client goes on trying: `subscribed` tells when it
    * worked. Rejected with any other code, it is not wanted any more.
+   * On a wanted room, an explicit `presence` begins or ends it; the other options change nothing.
    *
    * @param {string} room
    * @param {SubscribeOptions} [options]
@@ -846,6 +1127,7 @@ export class Roomcast extends EventTarget {
     if (this.#state === "closed") return Promise.reject(closedError({ room }));
     const wanted = this.#room(room);
     if (!wanted.wanted) this.#want(wanted, options);
+    wanted.presence = options.presence ?? wanted.presence;
     return new Promise((resolve, reject) => {
       const settle = settler(resolve, reject, subscribedOf);
       if (this.#state === "live") this.#command(wanted, [settle]);
@@ -871,7 +1153,7 @@ export class Roomcast extends EventTarget {
     for (const settle of waiting) settle(new RoomcastError("cancelled", "the room was left before it was joined", { room }));
     if (this.#state !== "live") {
       this.#forgetRoom(left);
-      this.#emit("unsubscribed", { room });
+      this.#emit("unsubscribed", { room, removed: false });
       return Promise.resolve({ room });
     }
     return new Promise((resolve, reject) => {
@@ -917,6 +1199,43 @@ export class Roomcast extends EventTarget {
     });
   }
 
+  /**
+   * Who is in a room, on all nodes: those who joined it with `presence`. Needs no subscription, but the right to it.
+   * Asked once and at once: while not live it is rejected (`disconnected`). See `memberList()` for what stays true.
+   *
+   * @param {string} room
+   * @returns {Promise<MembersDetail>}
+   */
+  members(room) {
+    const problem = roomNameProblem(room);
+    if (problem !== null) return Promise.reject(new RoomcastError("bad_room", problem, { room }));
+    if (this.#state === "closed") return Promise.reject(closedError({ room }));
+    if (this.#state !== "live") return Promise.reject(new RoomcastError("disconnected", "not connected", { room }));
+    return new Promise((resolve, reject) => {
+      this.#request({ type: "MEMBERS", room }, settler(resolve, reject, membersOf));
+    });
+  }
+
+  /**
+   * A list of the others in a room that keeps itself, for as long as the room is joined with `presence`.
+   *
+   * @param {string} room
+   * @returns {MemberList}
+   * @throws {RoomcastError} `bad_room`
+   */
+  memberList(room) {
+    const problem = roomNameProblem(room);
+    if (problem !== null) throw new RoomcastError("bad_room", problem, { room });
+    return new MemberList(this, room, {
+      isMember: () => {
+        const known = this.#rooms.get(room);
+        return known?.presence === true && known.wanted && known.source !== null;
+      },
+      isOwn: (session) => this.#sessions.has(session),
+      delay: (failures) => this.#jittered(failures),
+    });
+  }
+
   /** Connects now instead of at `retryAt`; also revives a closed client, its wanted rooms included. */
   connect() {
     if (this.#state === "closed") {
@@ -936,27 +1255,6 @@ export class Roomcast extends EventTarget {
     this.#emitState({ code: CLOSE_NORMAL, reason: "" });
   }
 
-  /**
-   * Calls `listener` with the detail of each event of this type. What it throws is reported on the console.
-   *
-   * @template {keyof RoomcastEventMap} T
-   * @param {T} type
-   * @param {(detail: RoomcastEventMap[T]) => void} listener
-   * @returns {() => void} stops listening
-   */
-  on(type, listener) {
-    const handle = (/** @type {any} */ event) => {
-      // Node ends the process for an error thrown in an EventTarget's listener; a browser reports it and goes on.
-      try {
-        listener(event.detail);
-      } catch (error) {
-        console.error(`roomcast: a listener for "${type}" threw`, error);
-      }
-    };
-    this.addEventListener(type, handle);
-    return () => this.removeEventListener(type, handle);
-  }
-
   #start() {
     globalThis.addEventListener?.("online", this.#onOnline);
     this.#open();
@@ -966,6 +1264,7 @@ export class Roomcast extends EventTarget {
     globalThis.removeEventListener?.("online", this.#onOnline);
     clearTimeout(this.#retryTimer);
     clearTimeout(this.#successionTimer);
+    clearTimeout(this.#renewalTimer);
     this.#retryAt = undefined;
     this.#state = "closed";
     const connections = [this.#connection, this.#successor, this.#retiring];
@@ -999,11 +1298,12 @@ export class Roomcast extends EventTarget {
 
   /** @param {string} url */
   #connectionTo(url) {
-    return new Connection(url, this.#options, {
+    return new Connection(url, this.#options, this.#credentials.forConnection(), {
       text: (direction, text) => this.#emit("frame", { direction, text }),
       welcomed: (connection) => (connection === this.#successor ? this.#succeed(connection) : this.#live(connection)),
       frame: (connection, frame, isReply) => this.#apply(connection, frame, isReply),
       settled: (connection) => connection === this.#retiring && this.#retireWhenDone(),
+      tokenUnused: (error) => this.#emit("error", error),
       lost: (connection, code, reason) => this.#lost(connection, code, reason),
     });
   }
@@ -1012,6 +1312,8 @@ export class Roomcast extends EventTarget {
   #live(connection) {
     this.#attempt = 0;
     this.#state = "live";
+    this.#credentials.accepted();
+    this.#renewInTime(connection);
     this.#remember(connection.welcome.session);
     for (const room of [...this.#rooms.values()]) this.#command(room, room.waiting.splice(0));
     this.#outbox.resume();
@@ -1027,10 +1329,14 @@ export class Roomcast extends EventTarget {
 
   /** @param {Connection} connection @param {number} code @param {string} reason */
   #lost(connection, code, reason) {
-    if (code === CLOSE_POLICY) {
+    const { failure } = connection;
+    if (code === CLOSE_POLICY && !this.#credentials.isWorthAnother(connection, reason)) {
       this.#stop();
       this.#emitState({ code, reason });
-    } else if (connection === this.#successor) {
+      if (failure !== null) this.#emit("error", failure);
+      return;
+    }
+    if (connection === this.#successor) {
       this.#successor = null;
       this.#succeedLater();
     } else if (connection === this.#retiring) {
@@ -1044,6 +1350,7 @@ export class Roomcast extends EventTarget {
       const isTogether = isOfAll && connection.welcome !== null && connection.closesAt === undefined;
       this.#disconnected(isTogether, { code, reason });
     }
+    if (failure?.code === "no_token") this.#emit("error", failure);
   }
 
   /**
@@ -1052,6 +1359,7 @@ export class Roomcast extends EventTarget {
    */
   #disconnected(isTogether, ending) {
     clearTimeout(this.#successionTimer);
+    clearTimeout(this.#renewalTimer);
     // The attempt to replace what is lost now goes on as the attempt to connect again.
     this.#connection = this.#successor;
     this.#successor = null;
@@ -1083,6 +1391,57 @@ export class Roomcast extends EventTarget {
   #networkIsBack() {
     if (this.#state === "live") this.#connection?.probe();
     else this.connect();
+  }
+
+  /* -- tokens -- */
+
+  /** @param {Connection} connection */
+  #renewInTime(connection) {
+    clearTimeout(this.#renewalTimer);
+    const { grant } = connection;
+    if (grant === null || grant.isEndless || !this.#credentials.isRenewable) return;
+    const delayMs = this.#credentials.renewalDelay(grant);
+    this.#renewalTimer = setTimeout(() => this.#renew(connection, "renew", 0), delayMs);
+  }
+
+  /**
+   * Goes on trying until the connection ends with its token; the next one begins with another.
+   *
+   * @param {Connection} connection @param {TokenReason} reason @param {number} failures
+   */
+  async #renew(connection, reason, failures) {
+    const error = await this.#renewed(connection, reason);
+    // What follows it has its own token.
+    if (connection !== this.#connection || this.#state !== "live") return;
+    if (error === null) return this.#renewInTime(connection);
+    // A token of somebody else: only another connection can take it.
+    if (error.code !== "forbidden") {
+      const next = error.code === "unauthorized" ? "rejected" : "renew";
+      this.#renewalTimer = setTimeout(() => this.#renew(connection, next, failures + 1), this.#jittered(failures));
+    }
+    this.#emit("error", error);
+  }
+
+  /** @param {Connection} connection @param {TokenReason} reason @returns {Promise<RoomcastError | null>} */
+  #renewed(connection, reason) {
+    return new Promise((settle) => {
+      const { requestTimeout } = this.#options;
+      let isOver = false;
+      const timer = setTimeout(() => {
+        isOver = true;
+        settle(new RoomcastError("no_token", `no token within ${requestTimeout / 1000} s`));
+      }, requestTimeout);
+      const ended = (/** @type {RoomcastError} */ error) => {
+        clearTimeout(timer);
+        settle(error);
+      };
+      this.#credentials.ask(reason).then((token) => {
+        clearTimeout(timer);
+        if (isOver || connection !== this.#connection) return settle(closedError({}));
+        if (token === undefined) return settle(new RoomcastError("no_token", "no token to go on with"));
+        connection.authenticate(token, settle);
+      }, ended);
+    });
   }
 
   /* -- changing to another connection -- */
@@ -1147,6 +1506,8 @@ export class Roomcast extends EventTarget {
     this.#retiring = this.#connection;
     this.#connection = successor;
     this.#successor = null;
+    this.#credentials.accepted();
+    this.#renewInTime(successor);
     this.#remember(successor.welcome.session);
     for (const room of [...this.#rooms.values()]) {
       room.failures = 0;
@@ -1183,6 +1544,7 @@ export class Roomcast extends EventTarget {
   #fallBackOn(old) {
     this.#connection = old;
     this.#retiring = null;
+    this.#renewInTime(old);
     for (const room of [...this.#rooms.values()]) {
       // One that somebody has called subscribe() for meanwhile is asked for here, too.
       const isStaying = room.source === old && room.handover?.leave === undefined && room.handover?.isQuiet;
@@ -1233,10 +1595,11 @@ export class Roomcast extends EventTarget {
 
   /** Asks for the room again, to go on from where it has been read meanwhile. @param {Room} room */
   #joinAnew(room) {
+    room.anew = { since: this.#nextId, callers: [] };
     this.#request({ type: "UNSUBSCRIBE", room: room.name }, () => {});
     // The answers so far are about an earlier position.
     room.wantedSince = this.#nextId;
-    this.#command(room, []);
+    this.#command(room, room.anew.callers);
   }
 
   /** The room is not wanted on the old connection any more either. @param {Room} room */
@@ -1267,6 +1630,9 @@ export class Roomcast extends EventTarget {
         return this.#applyUnsubscribed(connection, frame);
       case "gap":
         return this.#applyGap(connection, frame);
+      case "joined":
+      case "left":
+        return this.#applyPresence(connection, frame);
       case "bye":
         return this.#bye(connection, frame);
       case "error":
@@ -1277,6 +1643,8 @@ export class Roomcast extends EventTarget {
 
   /** @param {Connection} connection @param {any} frame */
   #noticeEmptyReplay(connection, { type, room: name, offset }) {
+    // Who comes and goes is no part of the room's order.
+    if (type === "joined" || type === "left") return;
     for (const room of this.#replaying) {
       if (room.source !== null && room.source !== connection) continue;
       this.#replaying.delete(room);
@@ -1318,7 +1686,8 @@ export class Roomcast extends EventTarget {
     if (frame.offset !== undefined) return room.cursor.read(frame.offset);
     if (connection === this.#connection && this.#successor === null) return !room.overlap.repeats(frame);
     // Those that are not unmistakable count only from when the next connection may be in the room as well.
-    if (frame.time !== undefined || room.handover !== null) room.overlap.note(frame);
+    const isUnmistakable = frame.time !== undefined || frame.member !== undefined;
+    if (isUnmistakable || room.handover !== null) room.overlap.note(frame);
     return true;
   }
 
@@ -1391,6 +1760,16 @@ export class Roomcast extends EventTarget {
     if (room?.cursor.skip(frame)) this.#emitGap(frame);
   }
 
+  /** @param {Connection} connection @param {any} frame */
+  #applyPresence(connection, frame) {
+    const { type, member } = frame;
+    // Of oneself a server tells nothing; but one's earlier session, or the next, is another one to it.
+    if (this.#sessions.has(member?.session)) return;
+    const room = this.#reportedRoom(connection, frame);
+    if (room === null || !this.#isNew(connection, room, frame)) return;
+    this.#emit(type, { room: room.name, member: memberOf(member) });
+  }
+
   /** @param {any} gap */
   #emitGap({ room, after, offset, epoch }) {
     this.#emit("gap", { room, after, offset, epoch });
@@ -1412,15 +1791,16 @@ export class Roomcast extends EventTarget {
     if (room.command !== null || room.source !== null) return;
     // An answer to an earlier wish, or about the connection that is given up anyway.
     if (frame.id !== undefined && (room.wanted || connection !== this.#connection)) return;
+    const removed = room.wanted;
     this.#forgetRoom(room);
-    this.#emit("unsubscribed", { room: frame.room });
+    this.#emit("unsubscribed", { room: frame.room, removed });
   }
 
   /** Put out on one of its two connections, it is left on both. @param {Room} room */
   #evicted(room) {
     this.#forgetRoom(room);
     this.#request({ type: "UNSUBSCRIBE", room: room.name }, () => {});
-    this.#emit("unsubscribed", { room: room.name });
+    this.#emit("unsubscribed", { room: room.name, removed: true });
   }
 
   /** Tells the server the wish for a room. @param {Room} room @param {Settle[]} callers */
@@ -1431,6 +1811,9 @@ export class Roomcast extends EventTarget {
     else if (room.handover !== null) room.handover.isQuiet = false;
     /** @type {Settle} */
     const settle = (error, reply) => {
+      // By the client's own wish alone, and the room is being joined again.
+      const isOvertaken = error?.code === "cancelled" && room.wanted && id < room.anew.since;
+      if (isOvertaken) return void room.anew.callers.push(...callers);
       // The old connection still reports the room, and there will be another attempt.
       const isHarmless = room.source !== null && room.handover?.isQuiet && error?.retryable;
       const unexpected = error !== null && this.#commandFailed(room, id, error);
@@ -1488,6 +1871,7 @@ export class Roomcast extends EventTarget {
       failures: 0,
       retryTimer: undefined,
       waiting: [],
+      anew: { since: 0, callers: [] },
     };
     this.#rooms.set(name, room);
     return room;
@@ -1496,6 +1880,7 @@ export class Roomcast extends EventTarget {
   /** @param {Room} room @param {SubscribeOptions} options */
   #want(room, { history = 0, after, epoch }) {
     room.wanted = true;
+    room.presence = undefined;
     room.wantedSince = this.#nextId;
     room.history = history;
     room.cursor = new Cursor({ after, epoch });
@@ -1522,7 +1907,7 @@ export class Roomcast extends EventTarget {
       room.failures = 0;
       if (room.wanted) continue;
       this.#forgetRoom(room);
-      this.#emit("unsubscribed", { room: room.name });
+      this.#emit("unsubscribed", { room: room.name, removed: false });
     }
   }
 
@@ -1541,6 +1926,207 @@ export class Roomcast extends EventTarget {
   /** @param {keyof RoomcastEventMap} type @param {unknown} detail */
   #emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/**
+ * The others in a room, and how many are in it.
+ *
+ *  - It follows the room for as long as that is joined with `presence`, over reconnects and changes of server, and is
+ *    empty while the room is not wanted. While there is no connection it stays as it was.
+ *  - It is read when the room is joined, and again whenever something may have been missed; who comes and goes meanwhile
+ *    is applied to what was read. So nobody stays in it who has gone.
+ *  - The client itself is counted and not listed, over which connections soever it is in the room.
+ *  - A server lists 1,000. Of a larger room it has a part; `isComplete` tells.
+ *
+ * @typedef {object} MemberListHooks
+ * @property {() => boolean} isMember
+ * @property {(session: string) => boolean} isOwn
+ * @property {(failures: number) => number} delay
+ *
+ * @typedef {object} MembersChange
+ * @property {Member[]} joined   listed from now on
+ * @property {Member[]} left     listed until now
+ *
+ * @typedef {object} MemberListEventMap
+ * @property {MembersChange} change  `members`, `count` or `isCurrent` has changed
+ * @property {RoomcastError} error   it could not be read; what may pass is tried again
+ *
+ * @extends {Reporter<MemberListEventMap>}
+ */
+export class MemberList extends Reporter {
+  #client;
+  #room;
+  /** @type {MemberListHooks} */
+  #hooks;
+  /** @type {Map<string, string | undefined>} */
+  #members = new Map();
+  #count = 0;
+  /** @type {Member | undefined} */
+  #own;
+  #isCurrent = false;
+  /** What has happened since the list was asked for; null while it is not. @type {{type: string, member: Member}[] | null} */
+  #since = null;
+  /** Answers to earlier questions are of no interest. */
+  #question = 0;
+  #failures = 0;
+  /** @type {any} */
+  #retryTimer;
+  /** @type {(() => void)[]} */
+  #stops = [];
+
+  /** Use `Roomcast.memberList()`. @param {Roomcast} client @param {string} room @param {MemberListHooks} hooks */
+  constructor(client, room, hooks) {
+    super();
+    this.#client = client;
+    this.#room = room;
+    this.#hooks = hooks;
+    const ofRoom = (/** @type {keyof RoomcastEventMap} */ type, /** @type {(detail: any) => void} */ act) =>
+      client.on(type, (detail) => /** @type {any} */ (detail).room === room && act(detail));
+    this.#stops = [
+      client.on("state", ({ state }) => this.#stateChanged(state)),
+      ofRoom("subscribed", () => (this.#hooks.isMember() ? this.#read() : this.#clear())),
+      ofRoom("unsubscribed", () => this.#clear()),
+      ofRoom("gap", () => this.#hooks.isMember() && this.#read()),
+      ofRoom("joined", ({ member }) => this.#moved("joined", member)),
+      ofRoom("left", ({ member }) => this.#moved("left", member)),
+    ];
+    if (this.#hooks.isMember()) this.#read();
+  }
+
+  /** Session to user, which is undefined where it is anonymous; oldest first. @type {ReadonlyMap<string, string | undefined>} */
+  get members() {
+    return this.#members;
+  }
+
+  /** This client as the server has listed it last, and so what others see of it. @type {Member | undefined} */
+  get own() {
+    return this.#own;
+  }
+
+  /** Of all, this client included if it is a member. @type {number} */
+  get count() {
+    return this.#count;
+  }
+
+  /** Whether it has been read over this connection. @type {boolean} */
+  get isCurrent() {
+    return this.#isCurrent;
+  }
+
+  /** Whether everybody who is counted is listed. @type {boolean} */
+  get isComplete() {
+    return this.#count <= this.#members.size + 1;
+  }
+
+  /** Follows the room no longer. */
+  close() {
+    for (const stop of this.#stops.splice(0)) stop();
+    this.#stopReading();
+  }
+
+  /** @param {ConnectionState} state */
+  #stateChanged(state) {
+    if (state !== "live") {
+      const wasCurrent = this.#isCurrent;
+      this.#stopReading();
+      this.#isCurrent = false;
+      if (wasCurrent) this.#changed([], []);
+    } else if (this.#isCurrent || this.#since !== null) {
+      // Another connection has taken the place of the one that it was read over, and may have been told other things.
+      this.#read();
+    }
+  }
+
+  async #read() {
+    this.#stopReading();
+    const question = this.#question;
+    this.#since = [];
+    try {
+      const { count, members } = await this.#client.members(this.#room);
+      if (question === this.#question) this.#take(count, members, this.#since);
+    } catch (failure) {
+      if (question === this.#question) this.#failed(/** @type {RoomcastError} */ (failure));
+    }
+  }
+
+  #stopReading() {
+    clearTimeout(this.#retryTimer);
+    this.#question += 1;
+    this.#since = null;
+  }
+
+  /** @param {RoomcastError} error */
+  #failed(error) {
+    // The next connection reads it anyway.
+    if (error.code === "disconnected" || error.code === "closed") return;
+    if (error.retryable) this.#retryTimer = setTimeout(() => this.#read(), this.#hooks.delay(this.#failures));
+    this.#failures += 1;
+    this.dispatchEvent(new CustomEvent("error", { detail: error }));
+  }
+
+  /** @param {number} count @param {Member[]} listed @param {{type: string, member: Member}[]} since */
+  #take(count, listed, since) {
+    this.#since = null;
+    this.#failures = 0;
+    this.#isCurrent = true;
+    this.#own = listed.find(({ session }) => session === this.#client.session);
+    const others = listed.filter(({ session }) => !this.#hooks.isOwn(session));
+    const next = new Map(others.map(({ session, user }) => [session, user]));
+    // Those of one's own earlier sessions that the server has not parted with yet.
+    let counted = count - Math.max(0, listed.length - others.length - 1);
+    const isCut = count > listed.length;
+    for (const { type, member } of since) {
+      const isListed = next.has(member.session);
+      // Of those who are not listed nobody knows whether they were counted.
+      if (!isCut && isListed === (type === "left")) counted += type === "left" ? -1 : 1;
+      if (type === "left") next.delete(member.session);
+      else next.set(member.session, member.user);
+    }
+    const before = this.#members;
+    // Those who stay keep their place.
+    this.#members = new Map([...before.keys()].filter((session) => next.has(session)).map((session) => [session, next.get(session)]));
+    for (const [session, user] of next) this.#members.set(session, user);
+    this.#count = counted;
+    const among = (/** @type {Map<string, string | undefined>} */ some, /** @type {Map<string, string | undefined>} */ others) =>
+      [...some].filter(([session]) => !others.has(session)).map(([session, user]) => memberOf({ session, user }));
+    this.#changed(among(next, before), among(before, next));
+  }
+
+  /** @param {"joined" | "left"} type @param {Member} member */
+  #moved(type, member) {
+    if (!this.#hooks.isMember()) return;
+    this.#since?.push({ type, member });
+    const wasListed = this.#members.has(member.session);
+    const wasComplete = this.isComplete;
+    if (type === "joined") {
+      if (wasListed) return;
+      this.#members.set(member.session, member.user);
+      this.#count += 1;
+      return this.#changed([member], []);
+    }
+    if (!wasListed && wasComplete) return;
+    this.#members.delete(member.session);
+    this.#count -= 1;
+    this.#changed([], wasListed ? [member] : []);
+    // The others may be listed now.
+    if (!wasComplete && this.#count <= LISTED_MAX && this.#since === null) this.#read();
+  }
+
+  #clear() {
+    this.#stopReading();
+    const left = [...this.#members].map(([session, user]) => memberOf({ session, user }));
+    const isNews = this.#isCurrent || left.length > 0;
+    this.#members = new Map();
+    this.#count = 0;
+    this.#own = undefined;
+    this.#isCurrent = false;
+    if (isNews) this.#changed([], left);
+  }
+
+  /** @param {Member[]} joined @param {Member[]} left */
+  #changed(joined, left) {
+    this.dispatchEvent(new CustomEvent("change", { detail: { joined, left } }));
   }
 }
 
@@ -1589,14 +2175,16 @@ function closedError(context) {
 }
 
 /** @param {Room} room */
-function subscribeCommand({ name, history, cursor }) {
-  return { type: "SUBSCRIBE", room: name, ...cursor.resumption, ...(history > 0 ? { history } : {}) };
+function subscribeCommand({ name, history, cursor, presence }) {
+  const wishes = { ...(history > 0 ? { history } : {}), ...(presence === undefined ? {} : { presence }) };
+  return { type: "SUBSCRIBE", room: name, ...cursor.resumption, ...wishes };
 }
 
 /** What is wrong with the options of subscribe(), or null. @param {SubscribeOptions} options */
-function subscribeOptionsProblem({ history, after, epoch }) {
+function subscribeOptionsProblem({ history, after, epoch, presence }) {
   const isCount = (/** @type {unknown} */ value) => Number.isSafeInteger(value) && Number(value) >= 0;
   if (history !== undefined && !isCount(history)) return "history is a number of messages";
+  if (presence !== undefined && typeof presence !== "boolean") return "presence is true or false";
   if (after === undefined && epoch === undefined) return null;
   if (!isCount(after) || typeof epoch !== "string") return "a position needs both: after, an offset, and epoch, a string";
   return null;
@@ -1612,14 +2200,41 @@ function isKey(key) {
   return typeof key === "string" && key !== "" && utf8.encode(key).length <= KEY_MAX_BYTES;
 }
 
-/** What a message without an offset is known by. @param {any} message */
-function printOf({ message, sender, session, time }) {
-  return JSON.stringify([message, sender, session, time]);
+/** What a message without an offset, or a member's coming or going, is known by. @param {any} frame */
+function printOf({ type, member, message, sender, session, time }) {
+  return JSON.stringify([type, member?.session, message, sender, session, time]);
 }
 
 /** @param {any} frame @returns {Position} */
 function positionOf({ room, offset, epoch }) {
   return { room, offset, epoch };
+}
+
+/** @param {any} member @returns {Member} */
+function memberOf({ session, user }) {
+  return user === undefined ? { session } : { session, user };
+}
+
+/** @param {any} frame @returns {MembersDetail} */
+function membersOf({ room, count, members }) {
+  return { room, count, members: members.map(memberOf) };
+}
+
+/** When a token says that it was issued, in Unix milliseconds of its issuer; or nothing. @param {string} token */
+function issuedAt(token) {
+  try {
+    const { iat } = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
+    return Number.isFinite(iat) ? iat * 1000 : -Infinity;
+  } catch {
+    return -Infinity; // not that kind of token
+  }
+}
+
+/** As much of a reason as fits into a close frame. @param {string} reason */
+function closeReason(reason) {
+  let text = reason;
+  while (utf8.encode(text).length > CLOSE_REASON_MAX_BYTES) text = text.slice(0, -1);
+  return text;
 }
 
 /** @param {any} frame @returns {SubscribedDetail} */

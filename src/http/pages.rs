@@ -27,16 +27,26 @@ const FILES: &[File] = &[
     script("composer.js", include_bytes!("../../static/composer.js")),
     script("dom.js", include_bytes!("../../static/dom.js")),
     script("frames.js", include_bytes!("../../static/frames.js")),
+    script("invite.js", include_bytes!("../../static/invite.js")),
     script("log.js", include_bytes!("../../static/log.js")),
+    script("members.js", include_bytes!("../../static/members.js")),
     script("message.js", include_bytes!("../../static/message.js")),
+    script("name.js", include_bytes!("../../static/name.js")),
     script("outgoing.js", include_bytes!("../../static/outgoing.js")),
     script("room.js", include_bytes!("../../static/room.js")),
     script("roomcast.js", include_bytes!("../../static/roomcast.js")),
     script("status.js", include_bytes!("../../static/status.js")),
+    script("token.js", include_bytes!("../../static/token.js")),
     style("base.css", include_bytes!("../../static/base.css")),
     style("frames.css", include_bytes!("../../static/frames.css")),
     style("page.css", include_bytes!("../../static/page.css")),
+    style("people.css", include_bytes!("../../static/people.css")),
     style("room.css", include_bytes!("../../static/room.css")),
+    File {
+        name: "roomcast.d.ts",
+        content_type: "application/typescript; charset=utf-8",
+        bytes: include_bytes!("../../static/roomcast.d.ts"),
+    },
     File {
         name: "favicon.svg",
         content_type: "image/svg+xml",
@@ -100,7 +110,7 @@ fn serve(request: &HttpRequest, file: &File) -> HttpResponse {
         .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .insert_header((header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY))
         .insert_header((header::REFERRER_POLICY, "no-referrer"));
-    if file.name == "roomcast.js" {
+    if matches!(file.name, "roomcast.js" | "roomcast.d.ts") {
         // The client is meant to be imported by other sites.
         response.insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")));
     }

@@ -6,6 +6,7 @@
 //! | 1002 | [`CloseCode::ProtocolViolation`] | after mending itself |
 //! | 1007 | [`CloseCode::InvalidText`] | after mending itself |
 //! | 1008 | [`CloseCode::Policy`] | no, until it has other rights |
+//! | 1008 | [`CloseCode::Expired`] | with another token |
 //! | 1009 | [`CloseCode::TooBig`] | with smaller messages |
 //! | 1011 | [`CloseCode::Internal`] | with backoff |
 //! | 1012 | [`CloseCode::Restarting`] | at once, elsewhere |
@@ -24,6 +25,8 @@ pub enum CloseCode {
     InvalidText,
     /// The peer may not stay.
     Policy,
+    /// Its token has expired.
+    Expired,
     /// A message was too large to be read.
     TooBig,
     /// The server made a mistake.
@@ -46,7 +49,7 @@ impl CloseCode {
             Self::GoingAway => 1001,
             Self::ProtocolViolation => 1002,
             Self::InvalidText => 1007,
-            Self::Policy => 1008,
+            Self::Policy | Self::Expired => 1008,
             Self::TooBig => 1009,
             Self::Internal => 1011,
             Self::Restarting => 1012,
@@ -64,6 +67,7 @@ impl CloseCode {
             Self::ProtocolViolation => "the WebSocket framing was violated",
             Self::InvalidText => "a text message must be UTF-8",
             Self::Policy => "not allowed",
+            Self::Expired => "the token has expired",
             Self::TooBig => "the message is too large",
             Self::Internal => "internal error",
             Self::Restarting => "the node restarts, connect again",
@@ -81,14 +85,15 @@ mod tests {
     #[test]
     fn every_reason_fits_into_a_close_frame() {
         use CloseCode::{
-            Full, GoingAway, Internal, InvalidText, Mute, Policy, ProtocolViolation, Restarting, TooBig,
-            TooSlow,
+            Expired, Full, GoingAway, Internal, InvalidText, Mute, Policy, ProtocolViolation, Restarting,
+            TooBig, TooSlow,
         };
         for code in [
             GoingAway,
             ProtocolViolation,
             InvalidText,
             Policy,
+            Expired,
             TooBig,
             Internal,
             Restarting,

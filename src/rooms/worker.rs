@@ -413,7 +413,7 @@ impl Worker {
                     }
                     Verdict::Expel => {
                         self.registry.do_send(Disconnect { session: *id });
-                        self.post(*id, session, Notice::Close(CloseCode::Policy), 0);
+                        self.post(*id, session, Notice::Close(CloseCode::Expired), 0);
                     }
                     Verdict::Cut => {
                         debug!("session stuck: session={id} backlog={}", session.vitals.backlog());

@@ -15,6 +15,7 @@ mod hostile;
 mod log;
 mod metrics;
 mod nodes;
+mod package;
 mod program;
 mod slow;
 mod stopping;

@@ -83,7 +83,9 @@ impl WsSession {
         self.vitals.end_at(left.and_then(|left| now.checked_add(left)));
         match left {
             None => {}
-            Some(Duration::ZERO) => self.close_with(CloseCode::Policy, ctx),
+            // No token at all has come in time.
+            Some(Duration::ZERO) if self.standing.is_awaited() => self.close_with(CloseCode::Policy, ctx),
+            Some(Duration::ZERO) => self.close_with(CloseCode::Expired, ctx),
             Some(left) => {
                 let look_again = |actor: &mut Self, ctx: &mut Ctx| {
                     actor.timer = None;

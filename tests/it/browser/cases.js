@@ -1,8 +1,8 @@
 /**
  * roomcast.js against scripted servers: what it says on the wire, and what it tells the application.
  *
- * `runCases(module)` runs them all, those of `handover.js` too, and gives the failures, one line each. They run in any
- * engine that can import the module. What should happen is awaited; what should not has had its chance when something
+ * `runCases(module)` runs them all, those of `handover.js`, `tokens.js` and `presence.js` too, and gives the failures, one
+ * line each. They run in any engine that can import the module. What should happen is awaited; what should not has had its chance when something
  * has come that comes later.
  */
 
@@ -79,6 +79,12 @@ class Socket {
     equal(this.#frames, []);
   }
 
+  /** The handshake is over. */
+  open() {
+    this.readyState = 1;
+    this.onopen?.();
+  }
+
   welcome(heartbeat = 25) {
     this.readyState = 1;
     this.says({ type: "welcome", session: `session ${this.stage.sockets.indexOf(this) + 1}`, node: "node", heartbeat });
@@ -97,9 +103,9 @@ class Socket {
     this.says({ type: "message", room: "r", message, offset, session });
   }
 
-  lose(code = 1006) {
+  lose(code = 1006, reason = "") {
     this.readyState = 3;
-    this.onclose({ code, reason: "" });
+    this.onclose?.({ code, reason });
   }
 }
 
@@ -116,7 +122,7 @@ class Stage {
       }
     };
     this.client = new Roomcast(urls, { WebSocket, backoffFirst: 2, backoffCap: 2, ...options });
-    for (const type of ["message", "subscribed", "unsubscribed", "gap", "error"]) {
+    for (const type of ["message", "subscribed", "unsubscribed", "joined", "left", "gap", "error"]) {
       this.client.on(type, (detail) => this.told.push([type, JSON.parse(JSON.stringify(detail))]));
     }
   }
@@ -132,6 +138,11 @@ class Stage {
     const socket = await this.socket();
     socket.welcome(heartbeat);
     return socket;
+  }
+
+  /** The details of this event, in order. */
+  all(type) {
+    return this.told.filter(([name]) => name === type).map(([, detail]) => detail);
   }
 
   /** What was reported since the last call: the events' names, and of messages what they say. */

@@ -9,6 +9,8 @@ use crate::support::node::Node;
 const RUN_CASES: &str = concat!(
     include_str!("cases.js"),
     include_str!("handover.js"),
+    include_str!("tokens.js"),
+    include_str!("presence.js"),
     "\nreturn import('/roomcast.js').then(runCases);"
 );
 

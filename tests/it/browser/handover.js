@@ -419,6 +419,31 @@ Object.assign(CASES, {
     equal(stage.news(), ["message 11", "gap", "new 1", "subscribed", "new 2"]);
   },
 
+  async "a join that the client itself overtakes, because the numbering began anew, is answered all the same"(module) {
+    const { stage, client, old, next, command } = await changing(module);
+    old.says({ type: "gap", room: "r", after: 10, offset: 0, epoch: "e2" });
+    next.answers(command, { type: "subscribed", offset: 10, epoch: "e1", recovered: true });
+    const leave = await old.next("UNSUBSCRIBE");
+    const joined = client.subscribe("r");
+    const overtaken = await next.next("SUBSCRIBE");
+    old.answers(leave, { type: "unsubscribed" });
+    const left = await next.next("UNSUBSCRIBE");
+    const again = await next.next("SUBSCRIBE");
+    next.answers(overtaken, { type: "error", code: "cancelled" });
+    next.answers(left, { type: "unsubscribed" });
+    next.answers(again, { type: "subscribed", offset: 0, epoch: "e2", recovered: true });
+    equal([(await joined).epoch, client.rooms, stage.news()], ["e2", ["r"], ["gap", "subscribed"]]);
+    // One that the application has left meanwhile is cancelled as ever.
+    client.subscribe("r").catch(() => {});
+    const given = failure(client.subscribe("r"));
+    const late = [await next.next("SUBSCRIBE"), await next.next("SUBSCRIBE")];
+    client.unsubscribe("r");
+    // Even if it is wanted again.
+    client.subscribe("r").catch(() => {});
+    for (const each of late) next.answers(each, { type: "error", code: "cancelled" });
+    equal((await given).code, "cancelled");
+  },
+
   async "a gap that the old connection has told, or has filled, is not told again"(module) {
     const { stage, old, next, command } = await changing(module);
     next.answers(command, { type: "subscribed", offset: 10, epoch: "e1", recovered: true });
