@@ -23,7 +23,7 @@ use prometheus_client::registry::Registry;
 
 use self::kinds::{By, ByCode, Catalogue, FloatGauge, Latency, Listed, metrics};
 use self::labels::{
-    BadPayload, Connection, Dropped, GapCause, Published, Read, Recovered, Refused, TokenProblem,
+    ApiRoute, BadPayload, Connection, Dropped, GapCause, Published, Read, Recovered, Refused, TokenProblem,
 };
 pub use self::labels::{ClosedBy, Eviction};
 use self::process::about_the_process;
@@ -75,6 +75,13 @@ metrics! {
         publish_queue_bytes: Gauge,
         /// Publishes that are not answered yet.
         publish_queue_depth: Gauge,
+
+        /// Requests to the server API that were answered, by what they are about.
+        api_requests: By<ApiRoute>,
+        /// Those of them that were answered with a status of 400 to 499.
+        api_requests_refused: By<ApiRoute>,
+        /// Those of them that were answered with a status of 500 or more.
+        api_requests_failed: By<ApiRoute>,
 
         /// Messages that the broker delivered to this node.
         messages: Counter,

@@ -23,12 +23,10 @@ use self::keys::Key;
 pub use self::rights::Rights;
 use crate::config::{TokenKeyKind, TokenKeys};
 use crate::metrics::labels::TokenProblem;
+use crate::protocol::user_name;
 
 /// The longest token that is looked at, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
-
-/// The longest name of a user, in bytes.
-pub const MAX_USER_BYTES: usize = 128;
 
 /// What a good token grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,10 +187,10 @@ impl Verifier {
         let (expires, not_before) = (time("exp")?, time("nbf")?);
         let user = match claims.get("sub") {
             None => None,
-            Some(Value::String(user)) if is_user(user) => Some(user.as_str().into()),
-            Some(_) => {
+            Some(sub) => {
+                let user = sub.as_str().and_then(user_name);
                 let form = "a string of 1 to 128 bytes without control characters";
-                return Err(TokenError::Claim("sub", form));
+                Some(user.ok_or(TokenError::Claim("sub", form))?)
             }
         };
         let rights = Rights::new(list("rooms", claims)?, list("publish", claims)?);
@@ -243,12 +241,6 @@ fn name(algorithm: Algorithm) -> &'static str {
         Algorithm::ES256 => "ES256",
         _ => "EdDSA",
     }
-}
-
-/// Whether a user can be called so.
-#[must_use]
-pub fn is_user(name: &str) -> bool {
-    (1..=MAX_USER_BYTES).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
 /// The names that a claim lists, if it is there.

@@ -15,6 +15,7 @@ use actix::prelude::{Actor, AsyncContext, Context, Handler, Recipient};
 use tokio::time::sleep;
 
 use self::store::{Published, Store};
+use super::control::Done;
 use super::health::Health;
 use super::history::ReadOutcome;
 use super::{LinkCommand, LinkEvent, Publish, PublishOutcome, PublishQueue, Transit};
@@ -161,6 +162,18 @@ impl Handler<LinkCommand> for MemoryLink {
                     room: request.room,
                 });
                 LinkEvent::Read(outcomes.collect())
+            }
+            LinkCommand::Forget { room, reply } => {
+                let position = self.store.forget(&room, Instant::now());
+                // Fails when nobody waits any more.
+                let _ = reply.send(Ok(position));
+                LinkEvent::Missed(vec![room])
+            }
+            LinkCommand::Demand { demand, reply } => {
+                let done = Done::new(move |sessions| {
+                    let _ = reply.send(Ok(sessions));
+                });
+                LinkEvent::Demanded(demand, done)
             }
             #[cfg(test)]
             LinkCommand::Panic => panic!("on purpose"),

@@ -14,6 +14,7 @@
 //!
 //! Two brokers keep this contract: `memory` in the process and `redis`.
 
+pub mod control;
 pub mod health;
 pub mod history;
 mod memory;
@@ -28,8 +29,9 @@ use std::time::Instant;
 
 use actix::{Message as ActixMessage, Recipient};
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use self::control::{Demand, Done};
 use self::health::Health;
 use self::history::{Arrival, ReadOutcome, ReadRequest};
 use crate::config::{Config, Retention};
@@ -262,6 +264,21 @@ pub enum LinkCommand {
     },
     /// Read the past of these rooms. Each request is answered once, in a [`LinkEvent::Read`]; it needs no link.
     Read(Vec<ReadRequest>),
+    /// Delete the room's history and begin another numbering; nodes whose members are concerned look again. It needs no
+    /// link.
+    Forget {
+        /// The room.
+        room: RoomName,
+        /// Where the room is then, or why it is not known to be deleted.
+        reply: oneshot::Sender<Result<Position, String>>,
+    },
+    /// Make a demand of all nodes.
+    Demand {
+        /// What is demanded.
+        demand: Demand,
+        /// How many sessions it was done to once all nodes have done it, or why that is not known.
+        reply: oneshot::Sender<Result<u64, String>>,
+    },
     /// Stands for a mistake of ours.
     #[cfg(test)]
     Panic,
@@ -303,10 +320,12 @@ pub enum LinkEvent {
     },
     /// Messages in the order in which the broker sent them.
     Messages(Vec<Arrival>, Transit),
-    /// Messages of these rooms had to be dropped, because more came than was handled.
+    /// Messages of these rooms had to be dropped, because more came than was handled; or their history was deleted.
     Missed(Vec<RoomName>),
     /// What was read.
     Read(Vec<ReadOutcome>),
+    /// This node is to do this, and to say when it has.
+    Demanded(Demand, Done),
 }
 
 /// Why no broker could be made of the configuration.

@@ -1,5 +1,6 @@
 //! The HTTP surface: routes, and what every request can reach.
 
+mod api;
 mod gate;
 mod head;
 pub mod ops;
@@ -121,6 +122,7 @@ pub fn configure(app: &mut ServiceConfig, node: Data<Node>) {
                 app.service(echo.route(web::route().to(ws::upgrade_required)));
             }
         })
+        .service(web::resource(["/api", "/api/{path:.*}"]).route(web::route().to(api::serve)))
         .route("/healthz", web::get().to(ops::healthz))
         .route("/readyz", web::get().to(ops::readyz))
         .route("/metrics", web::get().to(ops::metrics))

@@ -65,7 +65,7 @@ pub(super) async fn metrics(request: HttpRequest, node: Data<Node>) -> HttpRespo
 }
 
 /// Whether the request carries this bearer token. The comparison takes the same time wherever the difference is.
-fn has_bearer(request: &HttpRequest, token: &Secret) -> bool {
+pub(super) fn has_bearer(request: &HttpRequest, token: &Secret) -> bool {
     let sent = request
         .headers()
         .get(header::AUTHORIZATION)

@@ -23,11 +23,11 @@ use super::gate::Latch;
 use super::{Node, ops};
 use crate::config::Config;
 use crate::protocol::close::CloseCode;
-use crate::protocol::{Dialect, V1_SUBPROTOCOL, excerpt};
+use crate::protocol::{Dialect, MAX_USER_BYTES, V1_SUBPROTOCOL, excerpt, user_name};
 use crate::rooms::worker::Worker;
 use crate::session::actor::WsSession;
 use crate::session::seat::{Limits, Seat, Service, User};
-use crate::tokens::{MAX_USER_BYTES, TokenError, is_user};
+use crate::tokens::TokenError;
 
 /// The text of a message may be this much longer in JSON, with every byte escaped …
 const ESCAPED_BYTES: u64 = 6;
@@ -199,12 +199,14 @@ fn cut(latch: Option<Rc<Latch>>) -> Rc<dyn Fn()> {
     })
 }
 
+/// Bytes of JSON in which a message of the longest allowed text fits.
+pub(super) fn max_frame(config: &Config) -> u64 {
+    config.max_message as u64 * ESCAPED_BYTES + ENVELOPE_BYTES
+}
+
 fn limits(config: &Config, service: Service) -> Limits {
     let (max_frame, max_backlog) = match service {
-        Service::Rooms => (
-            config.max_message as u64 * ESCAPED_BYTES + ENVELOPE_BYTES,
-            config.max_backlog,
-        ),
+        Service::Rooms => (max_frame(config), config.max_backlog),
         // One message on its way out must not make the peer look slow.
         Service::Echo => (ECHO_MAX_MESSAGE as u64, config.max_backlog + 2 * ECHO_MAX_MESSAGE),
     };
@@ -321,12 +323,11 @@ fn user(query_string: &str) -> Result<Option<Arc<str>>, Refusal> {
     let Some(user) = query(query_string, "user")?.next() else {
         return Ok(None);
     };
-    if !is_user(&user) {
-        return Err(Refusal::bad_request(format!(
+    user_name(&user).map(Some).ok_or_else(|| {
+        Refusal::bad_request(format!(
             "user has at most {MAX_USER_BYTES} bytes of UTF-8 and no control characters"
-        )));
-    }
-    Ok(Some(user.into()))
+        ))
+    })
 }
 
 /// The token among the subprotocols or in `?token=`.

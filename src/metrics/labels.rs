@@ -97,6 +97,24 @@ labels! {
         OtherUser = "other_user",
     }
 
+    /// What a request to the server API is about.
+    "route" => ApiRoute {
+        /// The messages of a room: published, read, deleted.
+        Messages = "messages",
+        /// Many publishes at once.
+        Batch = "batch",
+        /// Occupied rooms.
+        Rooms = "rooms",
+        /// The members of a room.
+        Members = "members",
+        /// Users and their sessions.
+        Users = "users",
+        /// The document that describes the API.
+        Document = "document",
+        /// Nothing that there is.
+        Other = "other",
+    }
+
     /// What became of a publish.
     "outcome" => Published {
         /// The broker has it.
@@ -161,7 +179,7 @@ labels! {
     "cause" => GapCause {
         /// They are not kept any more.
         NotKept = "not_kept",
-        /// The broker has lost count, and a new numbering has begun.
+        /// A new numbering has begun: the broker has lost count, or the history was deleted.
         NewNumbering = "new_numbering",
         /// The broker refuses to let them be read.
         Unreadable = "unreadable",

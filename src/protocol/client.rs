@@ -6,6 +6,8 @@
 //! - An error repeats the command's `id` wherever the frame has a valid one, and the room where that is known, so that
 //!   the answer keeps its place among the answers for that room.
 
+pub mod request;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -178,6 +180,8 @@ struct Fields<'a> {
     presence: Option<&'a RawValue>,
     token: Option<&'a RawValue>,
     key: Option<&'a RawValue>,
+    /// Of a publish over HTTP; a session has its user.
+    sender: Option<&'a RawValue>,
 }
 
 impl Fields<'_> {
@@ -417,6 +421,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                         FieldName::Presence => &mut fields.presence,
                         FieldName::Token => &mut fields.token,
                         FieldName::Key => &mut fields.key,
+                        FieldName::Sender => &mut fields.sender,
                         FieldName::Other => {
                             map.next_value::<IgnoredAny>()?;
                             continue;
@@ -456,6 +461,8 @@ enum FieldName {
     Token,
     #[serde(rename = "key")]
     Key,
+    #[serde(rename = "sender")]
+    Sender,
     #[serde(other)]
     Other,
 }

@@ -152,6 +152,22 @@ pub struct Replay {
     pub last: u64,
 }
 
+/// The longest name of a user, in bytes.
+pub const MAX_USER_BYTES: usize = 128;
+
+/// The name of a user: 1 to [`MAX_USER_BYTES`] bytes of UTF-8 without control characters. `None` if `name` is none.
+///
+/// ```
+/// use roomcast::protocol::user_name;
+/// assert_eq!(user_name("ann").as_deref(), Some("ann"));
+/// assert_eq!(user_name("a\nb"), None);
+/// ```
+#[must_use]
+pub fn user_name(name: &str) -> Option<Arc<str>> {
+    let fits = (1..=MAX_USER_BYTES).contains(&name.len());
+    (fits && !name.chars().any(char::is_control)).then(|| name.into())
+}
+
 /// The longest idempotence key, in bytes.
 pub const MAX_KEY_BYTES: usize = 128;
 

@@ -9,10 +9,13 @@
 //! - It runs on a thread of its own, with the link: a long backlog delays no session's I/O.
 //! - The node ends with it.
 //!
-//! `past` is what it does with the rooms' timelines, `count` what it counts.
+//! `past` is what it does with the rooms' timelines, `count` what it counts; [`queries`] are the questions of the HTTP API, and
+//! `demands` what nodes have each other do to sessions.
 
 mod count;
+pub(super) mod demands;
 mod past;
+pub mod queries;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -21,7 +24,9 @@ use std::time::{Duration, Instant};
 use actix::prelude::{Actor, AsyncContext, Context, Handler, Message, Recipient};
 use log::warn;
 
+use self::demands::Demands;
 use self::past::{Pacing, RENEWAL_INTERVAL};
+use self::queries::Questions;
 use super::ledger::Ledger;
 use super::table::{JoinOutcome, LeaveOutcome, RoomTable, Waiter};
 use super::timeline::{Admission, Timeline, Wish};
@@ -74,6 +79,8 @@ pub struct RoomRegistry {
     /// Reads for rooms that were left while they were under way. Until they are answered no others follow, so that joins and
     /// leaves cannot queue more reads than there are rooms.
     orphaned_reads: HashMap<RoomName, u64>,
+    questions: Questions,
+    demands: Demands,
     /// Rooms whose members are being brought up to date, and how long those who are behind are waited for.
     pacing: HashMap<RoomName, Pacing>,
     /// Rooms whose read failed, in the order in which it is tried again.
@@ -149,6 +156,8 @@ impl RoomRegistry {
             reads: Vec::new(),
             last_read: 0,
             orphaned_reads: HashMap::new(),
+            questions: Questions::default(),
+            demands: Demands::default(),
             pacing: HashMap::new(),
             reads_again: VecDeque::new(),
             refused_reads: VecDeque::new(),
@@ -217,8 +226,8 @@ impl RoomRegistry {
         self.tell(session, Notice::NotJoined(ticket, reason));
     }
 
-    /// Ends a membership that its session has not given up itself.
-    fn remove(&mut self, session: SessionId, room: &RoomName) {
+    /// Ends a membership that its session has not given up itself. Whether there was one.
+    fn remove(&mut self, session: SessionId, room: &RoomName) -> bool {
         let ticket = self.table.ticket(session, room);
         let outcome = self.table.leave(session, room);
         if outcome != LeaveOutcome::NotIn {
@@ -230,6 +239,14 @@ impl RoomRegistry {
                     None => Notice::Removed(room.clone()),
                 },
             );
+        }
+        outcome != LeaveOutcome::NotIn
+    }
+
+    /// Ends all memberships of a session.
+    fn leave_all(&mut self, session: SessionId) {
+        for room in self.table.disconnect(session) {
+            self.emptied(&room);
         }
     }
 
@@ -384,6 +401,10 @@ impl Handler<Join> for RoomRegistry {
             dialect,
             replay,
         } = join;
+        if self.demands.has_closed(session) {
+            self.tell(session, Notice::NotJoined(ticket, NotJoined::Forbidden));
+            return;
+        }
         let deadline = Instant::now() + JOIN_PATIENCE;
         let timeline = self.timelines.get(&room);
         let wish = Wish {
@@ -488,9 +509,8 @@ impl Handler<Disconnect> for RoomRegistry {
     type Result = ();
 
     fn handle(&mut self, Disconnect { session }: Disconnect, ctx: &mut Self::Context) {
-        for room in self.table.disconnect(session) {
-            self.emptied(&room);
-        }
+        self.leave_all(session);
+        self.demands.ended(session);
         self.request_flush(ctx);
     }
 }
@@ -529,9 +549,12 @@ impl Handler<LinkEvent> for RoomRegistry {
             LinkEvent::Missed(rooms) => self.missed(&rooms),
             LinkEvent::Read(outcomes) => {
                 for outcome in outcomes {
-                    self.read(outcome, ctx);
+                    if let Some(outcome) = self.answer(outcome) {
+                        self.read(outcome, ctx);
+                    }
                 }
             }
+            LinkEvent::Demanded(demand, done) => self.demanded(demand, done, ctx),
         }
         self.request_flush(ctx);
     }

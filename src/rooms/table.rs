@@ -6,7 +6,7 @@
 //! - Members are kept per HTTP worker in sorted, shared lists: handing a list to a worker costs a reference count, and
 //!   a change while somebody still holds the list copies it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -236,6 +236,39 @@ impl RoomTable {
         self.rooms.get(room).map_or(&[], |room| &room.members)
     }
 
+    /// Members of a room.
+    #[must_use]
+    pub fn member_count(&self, room: &RoomName) -> usize {
+        self.members(room).iter().map(|(_, list)| list.len()).sum()
+    }
+
+    /// The first rooms behind `after`, or of all, that have members, ordered by name; at most `limit`, each with its number
+    /// of members. And whether there are more.
+    ///
+    /// All rooms are looked at, and no more than `limit` kept: this is asked seldom, and an order that is always there would
+    /// cost every join.
+    #[must_use]
+    pub fn rooms_after(&self, after: Option<&RoomName>, limit: usize) -> (Vec<(RoomName, usize)>, bool) {
+        let mut first = BinaryHeap::new();
+        let mut has_more = false;
+        let occupied = self.rooms.iter().filter(|(_, room)| !room.members.is_empty());
+        for (name, _) in occupied.filter(|(name, _)| after.is_none_or(|after| *name > after)) {
+            if first.len() < limit {
+                first.push(name);
+                continue;
+            }
+            has_more = true;
+            if let Some(mut last) = first.peek_mut()
+                && *last > name
+            {
+                *last = name;
+            }
+        }
+        let listed = first.into_sorted_vec().into_iter();
+        let counted = listed.map(|name| (name.clone(), self.member_count(name)));
+        (counted.collect(), has_more)
+    }
+
     /// Members of all rooms together.
     #[must_use]
     pub fn membership_count(&self) -> usize {
@@ -353,6 +386,41 @@ mod tests {
             .iter()
             .flat_map(|(_, list)| list.iter().copied())
             .collect()
+    }
+
+    #[test]
+    fn rooms_are_listed_by_name_from_any_place() {
+        let mut table = RoomTable::new(100);
+        for (number, name) in ["d", "b", "e", "a", "c"].into_iter().enumerate() {
+            let waiter = Waiter {
+                session: session(u8::try_from(number).expect("few")),
+                ticket: None,
+                dialect: Dialect::V1,
+                wish: Wish::default(),
+            };
+            assert_eq!(table.join(&room(name), waiter), JoinOutcome::FirstIn);
+            // Who waits is not there yet.
+            if name != "c" {
+                assert_eq!(table.admit(&room(name), None, |_| Some(())).len(), 1);
+            }
+        }
+        let listed = |after: Option<&str>, limit| {
+            let (rooms, has_more) = table.rooms_after(after.map(room).as_ref(), limit);
+            assert!(rooms.iter().all(|(_, members)| *members == 1));
+            let names: Vec<_> = rooms.iter().map(|(name, _)| name.as_str().to_owned()).collect();
+            (names.concat(), has_more)
+        };
+        for (after, limit, expected) in [
+            (None, 9, ("abde", false)),
+            (None, 4, ("abde", false)),
+            (None, 3, ("abd", true)),
+            (Some("b"), 1, ("d", true)),
+            (Some("bb"), 2, ("de", false)),
+            (Some("e"), 2, ("", false)),
+        ] {
+            let (names, has_more) = listed(after, limit);
+            assert_eq!((names.as_str(), has_more), expected, "{after:?} {limit}");
+        }
     }
 
     #[test]

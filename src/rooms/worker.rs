@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
 use self::session_log::SessionLog;
+use super::registry::demands::Found;
 use super::retirement::Retirement;
 use super::vitals::{Ending, Verdict, Vitals};
 use super::{Disconnect, Notice, RoomEvent, SessionId, WorkerId};
@@ -62,6 +63,21 @@ pub enum Dispatch {
         /// Held until the members have written most of what waits for them.
         pace: Option<Pace>,
     },
+    /// Find the sessions of a user.
+    Search(Search),
+}
+
+/// Asks for the sessions of a user.
+#[derive(Clone, Debug)]
+pub struct Search {
+    /// Repeated in the answer.
+    pub id: u64,
+    /// Whose.
+    pub user: Arc<str>,
+    /// Close them (1008), too.
+    pub closes: bool,
+    /// Where the answer goes.
+    pub found: Recipient<Found>,
 }
 
 /// What the node tells a worker about all of its sessions. It overtakes what waits in the queue.
@@ -307,11 +323,31 @@ impl Worker {
                         actix::spawn(self.clone().keep_pace(members, pace));
                     }
                 }
+                Dispatch::Search(search) => self.search(&search),
             }
             if turn.is_over() {
                 turn.end().await;
             }
         }
+    }
+
+    /// Answers before any of the sessions that it names is told of as ended.
+    fn search(&self, search: &Search) {
+        let mut sessions = Vec::new();
+        for (id, session) in self.sessions.borrow().iter() {
+            let is_theirs = session.user.get() == Some(&search.user);
+            if !is_theirs || session.vitals.is_closing() {
+                continue;
+            }
+            sessions.push(*id);
+            if search.closes {
+                self.post(*id, session, Notice::Close(CloseCode::Policy), 0);
+            }
+        }
+        search.found.do_send(Found {
+            id: search.id,
+            sessions,
+        });
     }
 
     /// Sends members of a room what has come for it. The sessions of a chunk are polled before the next chunk, while

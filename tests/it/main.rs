@@ -6,6 +6,7 @@
 //! - They send signals to processes, so they run on Unix alone.
 #![cfg(unix)]
 
+mod api;
 mod brokers;
 mod browser;
 mod delivery;

@@ -32,7 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "broker",
         &["protocol", "config", "lifeline", "metrics", "throttle"],
     ),
-    ("tokens", &["config", "metrics"]),
+    ("tokens", &["protocol", "config", "metrics"]),
     ("shutdown", &[]),
     ("lifeline", &[]),
     ("protocol", &[]),

@@ -148,6 +148,18 @@ impl Store {
         }
     }
 
+    /// Deletes a room's messages and begins another numbering. Where the room is then.
+    pub(super) fn forget(&mut self, name: &RoomName, now: Instant) -> Position {
+        let room = self.room(name, now);
+        *room = Room {
+            numbering: Numbering::fresh(),
+            top: 0,
+            entries: VecDeque::new(),
+            touched: now,
+        };
+        room.numbering.position(0)
+    }
+
     /// Forgets what has expired. A room that somebody is in keeps its numbering.
     pub(super) fn expire(&mut self, now: Instant, is_occupied: impl Fn(&RoomName) -> bool) {
         let ttl = self.retention.ttl;
@@ -300,6 +312,24 @@ mod tests {
         store.expire(later, |_| true);
         assert_eq!(store.keys.len(), 1, "the one that came anew");
         assert_eq!(store.key_order.len(), 1);
+    }
+
+    #[test]
+    fn a_forgotten_room_begins_anew_and_its_keys_still_count() {
+        let (mut store, now) = (Store::new(RETENTION), Instant::now());
+        let before = store.publish(message("x"), key("k"), now);
+        let _ = store.publish(message("y"), None, now);
+        let position = store.forget(&room("r"), now);
+        assert_eq!(position.offset, 0);
+        assert_eq!(read(&mut store, Some(0), None, now), (0, vec![]));
+        let Published::New(arrival, _) = before else {
+            panic!("it was new");
+        };
+        let numbering = &store.rooms[&room("r")].numbering;
+        assert_eq!(numbering.epoch, position.epoch);
+        assert!(!numbering.vouches(&arrival.claim.expect("a place")));
+        assert_eq!(offset(&store.publish(message("x"), key("k"), now)), (false, 1));
+        assert_eq!(offset(&store.publish(message("z"), None, now)), (true, 1));
     }
 
     #[test]

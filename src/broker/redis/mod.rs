@@ -4,10 +4,11 @@
 //! - Internal channels begin, after the prefix, with U+0001, which no room name can contain.
 //! - Each wait for Redis has a deadline; a connection that misses one is replaced.
 //!
-//! [`payload`] is what travels on a channel, [`scripts`] what runs in Redis; [`subscriber`], [`publisher`] and
+//! [`payload`] is what travels on a room's channel, [`control`] what nodes tell each other, [`scripts`] what runs in Redis; [`subscriber`], [`publisher`] and
 //! [`reader`] own one connection each, [`backoff`] paces their dials.
 
 mod backoff;
+mod control;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod payload;
@@ -62,6 +63,9 @@ struct Shared {
     client: Client,
     prefix: String,
     scripts: Scripts,
+    node: Arc<str>,
+    /// On which all nodes are told something.
+    control_channel: String,
     canary_channel: String,
     /// Canaries begin with this, which nobody else knows.
     canary_secret: u64,
@@ -89,6 +93,8 @@ impl RedisBroker {
                 client: client(redis)?,
                 prefix: config.redis_prefix.clone(),
                 scripts: Scripts::new(&config.redis_prefix, config.retention),
+                node: node.into(),
+                control_channel: format!("{}\u{1}control", config.redis_prefix),
                 canary_channel: format!("{}\u{1}canary:{node}", config.redis_prefix),
                 canary_secret: fastrand::u64(..),
                 began: Instant::now(),
@@ -115,18 +121,24 @@ impl RedisBroker {
         lifelines: &Lifelines,
     ) -> Recipient<LinkCommand> {
         let (reads, read_queue) = mpsc::unbounded_channel();
+        let (errands, errand_queue) = mpsc::unbounded_channel();
         let publisher = publisher::RedisPublisher::new(self.shared.clone(), queue);
         actix::spawn(lifelines.hold("the publisher to redis").over(publisher.run()));
-        let reader = reader::RedisReader::new(self.shared.clone(), read_queue, events.clone());
+        let reader = reader::RedisReader::new(self.shared.clone(), read_queue, errand_queue, events.clone());
         actix::spawn(lifelines.hold("the reader of redis").over(reader.run()));
         let lifeline = lifelines.hold("the subscriber of redis");
-        subscriber::RedisSubscriber::new(self.shared, reads, events, lifeline)
+        subscriber::RedisSubscriber::new(self.shared, (reads, errands), events, lifeline)
             .start()
             .recipient()
     }
 }
 
 impl Shared {
+    /// On which a node is told what became of its demands.
+    fn answer_channel(&self, node: &str) -> String {
+        format!("{}:{node}", self.control_channel)
+    }
+
     /// What a canary carries that is sent now: the time by this process's own clock, as nobody else hears it.
     fn canary(&self) -> String {
         format!("{:016x}{}", self.canary_secret, self.began.elapsed().as_micros())

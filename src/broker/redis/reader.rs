@@ -5,6 +5,9 @@
 //! - A read changes nothing, so one that is lost with its connection is sent again until [`PATIENCE`] ends.
 //! - The connection is opened when it is needed. It is replaced when the subscribing one has been: whatever broke that
 //!   one may have broken this one without a word.
+//! - What is not worth a connection of its own goes out here, too ([`errands`]).
+
+mod errands;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +20,7 @@ use redis::{Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+pub(super) use self::errands::Errand;
 use super::backoff::Backoff;
 use super::scripts::page;
 use super::{Shared, call_script, within};
@@ -39,6 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) struct RedisReader {
     shared: Arc<Shared>,
     queue: mpsc::UnboundedReceiver<ReadRequest>,
+    errands: mpsc::UnboundedReceiver<Errand>,
     events: Recipient<LinkEvent>,
     connection: Option<Connection>,
     backoff: Backoff,
@@ -54,11 +59,13 @@ impl RedisReader {
     pub(super) fn new(
         shared: Arc<Shared>,
         queue: mpsc::UnboundedReceiver<ReadRequest>,
+        errands: mpsc::UnboundedReceiver<Errand>,
         events: Recipient<LinkEvent>,
     ) -> Self {
         Self {
             shared,
             queue,
+            errands,
             events,
             connection: None,
             backoff: Backoff::default(),
@@ -68,7 +75,17 @@ impl RedisReader {
     /// Runs until the subscriber is gone.
     pub(super) async fn run(mut self) {
         let mut batch = Vec::new();
-        while self.queue.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        loop {
+            let count = tokio::select! {
+                Some(errand) = self.errands.recv() => {
+                    self.run_errand(errand).await;
+                    continue;
+                }
+                count = self.queue.recv_many(&mut batch, MAX_BATCH) => count,
+            };
+            if count == 0 {
+                return;
+            }
             let requests = share_bytes(std::mem::take(&mut batch));
             let outcomes = match self.read(&requests).await {
                 Ok(replies) => self.understand(requests, replies),
@@ -87,8 +104,7 @@ impl RedisReader {
         loop {
             match self.try_read(requests).await {
                 Err(error) if Instant::now() < deadline => {
-                    warn!("redis reading connection lost: problem=\"{error}\"");
-                    self.give_up_connection();
+                    self.lost(&error);
                     sleep(self.backoff.next(Instant::now(), fastrand::f64())).await;
                 }
                 Err(error) => {
@@ -151,6 +167,11 @@ impl RedisReader {
             self.give_up_connection();
         }
         outcomes
+    }
+
+    fn lost(&mut self, error: &RedisError) {
+        warn!("redis reading connection lost: problem=\"{error}\"");
+        self.give_up_connection();
     }
 
     fn give_up_connection(&mut self) {

@@ -49,6 +49,7 @@ impl Script {
 pub(super) struct Scripts {
     pub(super) publish: Script,
     pub(super) read: Script,
+    pub(super) forget: Script,
     prefix: String,
     retention: Retention,
 }
@@ -89,6 +90,7 @@ impl Scripts {
         Self {
             publish: Script::new(include_str!("publish.lua")),
             read: Script::new(include_str!("read.lua")),
+            forget: Script::new(include_str!("forget.lua")),
             prefix: prefix.to_owned(),
             retention,
         }
@@ -213,6 +215,24 @@ impl Scripts {
             .arg(millis(UNWRITTEN_TTL))
             .arg(millis(renewed(self.retention.ttl)));
         read
+    }
+}
+
+impl Scripts {
+    /// Deletes a room's messages, begins this numbering, and says `told` on a channel.
+    pub(super) fn forget(&self, room: &RoomName, numbering: &Numbering, channel: &str, told: &str) -> Cmd {
+        let mut forget = cmd("EVALSHA");
+        forget
+            .arg(&self.forget.digest)
+            .arg(2)
+            .arg(self.key(room, "numbering"))
+            .arg(self.key(room, "messages"))
+            .arg(numbering.epoch.as_str())
+            .arg(numbering.secret())
+            .arg(millis(renewed(NUMBERING_TTL.max(self.retention.ttl))))
+            .arg(channel)
+            .arg(told);
+        forget
     }
 }
 

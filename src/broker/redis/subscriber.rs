@@ -8,6 +8,8 @@
 //! - A command that is not confirmed in [`COMMAND_TIMEOUT`], or a silence that [`Health`](crate::broker::health::Health)
 //!   blames on this connection, replaces it.
 
+mod demands;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,7 +25,10 @@ use redis::{Msg, RedisError, RedisResult};
 use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
-use super::{CANARY_INTERVAL, DIAL_TIMEOUT, Shared, payload, travelled, within};
+use super::control::Demands;
+use super::payload::{self, PayloadError};
+use super::reader::Errand;
+use super::{CANARY_INTERVAL, DIAL_TIMEOUT, Shared, travelled, within};
 use crate::broker::history::{Arrival, ReadRequest};
 use crate::broker::{LinkCommand, LinkEvent, Transit};
 use crate::lifeline::Lifeline;
@@ -46,6 +51,8 @@ const MISSED_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) struct RedisSubscriber {
     shared: Arc<Shared>,
     reads: mpsc::UnboundedSender<ReadRequest>,
+    errands: mpsc::UnboundedSender<Errand>,
+    demands: Demands,
     events: Recipient<LinkEvent>,
     generation: u64,
     link: Option<Link>,
@@ -95,13 +102,15 @@ enum Verb {
 impl RedisSubscriber {
     pub(super) fn new(
         shared: Arc<Shared>,
-        reads: mpsc::UnboundedSender<ReadRequest>,
+        (reads, errands): (mpsc::UnboundedSender<ReadRequest>, mpsc::UnboundedSender<Errand>),
         events: Recipient<LinkEvent>,
         lifeline: Lifeline,
     ) -> Self {
         Self {
+            demands: Demands::new(shared.node.clone()),
             shared,
             reads,
+            errands,
             events,
             generation: 0,
             link: None,
@@ -166,6 +175,7 @@ impl RedisSubscriber {
         self.missed.clear();
         self.subscribing = Batches::default();
         self.unsubscribing = Batches::default();
+        self.demands.fail_all("the link to redis was lost");
         self.events.do_send(LinkEvent::Down);
         self.dial_again(problem, ctx);
     }
@@ -273,19 +283,43 @@ impl RedisSubscriber {
         match payload::decode(&room, payload, shared.max_payload) {
             Ok(arrival) => Some(arrival),
             Err(error) => {
-                shared.metrics.payloads_dropped.inc(error.label());
-                if let Some(suppressed) = self.drop_log.pass(now) {
-                    warn!("payload dropped: room={room:?} problem=\"{error}\" unlogged={suppressed}");
-                }
+                self.drop_payload(room.as_str(), error, now);
                 None
             }
         }
+    }
+
+    fn drop_payload(&mut self, channel: &str, error: PayloadError, now: Instant) {
+        self.shared.metrics.payloads_dropped.inc(error.label());
+        if let Some(suppressed) = self.drop_log.pass(now) {
+            warn!("payload dropped: room={channel:?} problem=\"{error}\" unlogged={suppressed}");
+        }
+    }
+
+    /// Hands on messages, unless the sessions are too far behind.
+    fn hand_on(&mut self, arrivals: Vec<Arrival>) {
+        if arrivals.is_empty() {
+            return;
+        }
+        let metrics = &self.shared.metrics;
+        if Transit::is_full(metrics) {
+            let lost = arrivals.iter().filter(|arrival| arrival.claim.is_none()).count();
+            metrics.dropped(Dropped::TransitFull, arrivals.len(), lost);
+            self.missed
+                .extend(arrivals.into_iter().map(|arrival| arrival.message.room));
+            return;
+        }
+        self.tell_missed();
+        let transit = Transit::begin(&arrivals, &self.shared.metrics);
+        self.events.do_send(LinkEvent::Messages(arrivals, transit));
     }
 }
 
 async fn open(shared: &Shared) -> RedisResult<PubSub> {
     let mut pubsub = shared.client.get_async_pubsub().await?;
-    pubsub.subscribe(&shared.canary_channel).await?;
+    let answers = shared.answer_channel(&shared.node);
+    let channels = [&shared.canary_channel, &shared.control_channel, &answers];
+    pubsub.subscribe(&channels[..]).await?;
     Ok(pubsub)
 }
 
@@ -319,20 +353,11 @@ impl StreamHandler<Vec<Msg>> for RedisSubscriber {
             .iter()
             .filter_map(|message| self.understand(message, now))
             .collect();
-        if arrivals.is_empty() {
-            return;
+        self.hand_on(arrivals);
+        // Behind them: what came before a room's history was deleted belongs before the gap.
+        for message in &chunk {
+            self.listen(message, now);
         }
-        let metrics = &self.shared.metrics;
-        if Transit::is_full(metrics) {
-            let lost = arrivals.iter().filter(|arrival| arrival.claim.is_none()).count();
-            metrics.dropped(Dropped::TransitFull, arrivals.len(), lost);
-            self.missed
-                .extend(arrivals.into_iter().map(|arrival| arrival.message.room));
-            return;
-        }
-        self.tell_missed();
-        let transit = Transit::begin(&arrivals, &self.shared.metrics);
-        self.events.do_send(LinkEvent::Messages(arrivals, transit));
     }
 
     fn finished(&mut self, ctx: &mut Self::Context) {
@@ -348,6 +373,15 @@ impl Handler<LinkCommand> for RedisSubscriber {
         let (verb, generation, rooms) = match command {
             LinkCommand::Subscribe { generation, rooms } => (Verb::Subscribe, generation, rooms),
             LinkCommand::Unsubscribe { generation, rooms } => (Verb::Unsubscribe, generation, rooms),
+            LinkCommand::Forget { room, reply } => {
+                // Dropped, it says so to whoever waits.
+                let _ = self.errands.send(Errand::forget(room, reply));
+                return;
+            }
+            LinkCommand::Demand { demand, reply } => {
+                self.demand(demand, reply, ctx);
+                return;
+            }
             #[cfg(test)]
             LinkCommand::Panic => panic!("on purpose"),
             LinkCommand::Read(requests) => {

@@ -11,6 +11,8 @@ use crate::lifeline::{Ends, Lifelines};
 use crate::protocol::{Content, Epoch, Position, Replay};
 use crate::tokens::Rights;
 
+mod demands;
+
 const WORKER: WorkerId = WorkerId(0);
 
 /// A link that does nothing but write down what it is told.
@@ -173,6 +175,8 @@ impl Stage {
                 format!("unsubscribe {generation} {rooms:?}")
             }
             LinkCommand::Read(requests) => format!("read {requests:?}"),
+            LinkCommand::Forget { room, .. } => format!("forget {room:?}"),
+            LinkCommand::Demand { demand, .. } => format!("demand {demand:?}"),
             LinkCommand::Panic => "panic".to_owned(),
         }
     }
@@ -195,6 +199,7 @@ impl Stage {
                 }
             }
             Dispatch::One(session, notice) => format!("{session} {notice:?}"),
+            Dispatch::Search(search) => format!("search {} closes {}", search.user, search.closes),
             Dispatch::Room { members, events, .. } => {
                 let frames: Vec<_> = events
                     .iter()
