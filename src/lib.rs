@@ -188,6 +188,15 @@ async fn wind_down(node: &Node, stop: Stop, stops: &mut mpsc::UnboundedReceiver<
         while node.capacity.open() > 0 {
             looks.tick().await;
         }
+        // Others would take some seconds to find out that those who were listed here are gone.
+        let listed = &node.metrics.presence_entries;
+        let unlisted = async {
+            while listed.get() > 0 {
+                looks.tick().await;
+            }
+        };
+        // With a broker that is away they have to.
+        let _ = tokio::time::timeout(shutdown::UNLIST_PATIENCE, unlisted).await;
     };
     tokio::select! {
         () = gone => {}

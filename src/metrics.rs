@@ -67,6 +67,15 @@ metrics! {
         /// Rooms that the link to the broker is subscribed to.
         subscriptions: Gauge,
 
+        /// Sessions of this node that are listed as members, each room counted.
+        presence_entries: Gauge,
+        /// Leases that this node has taken to list its members on Redis: the first, and one after each loss.
+        presence_leases_taken: Counter,
+        /// Leases that this node has lost, because Redis lost data or another node took this one for dead.
+        presence_leases_lost: Counter,
+        /// Entries of dead nodes that this node has taken off the lists of members.
+        presence_entries_reaped: Counter,
+
         /// Publishes that were answered, by what became of them.
         publishes: By<Published>,
         /// Time from the arrival of a publish to its answer, whatever that was.

@@ -24,6 +24,9 @@ pub enum Stop {
 /// After the drain time: for the last sessions to be answered what they have asked, and to read it.
 pub const DRAIN_GRACE: Duration = Duration::from_millis(3_500);
 
+/// How long the broker may take to hear that the last sessions are not listed as members any more.
+pub const UNLIST_PATIENCE: Duration = Duration::from_millis(250);
+
 /// How long interrupted sessions may take to be told.
 pub const INTERRUPT_PATIENCE: Duration = Duration::from_millis(400);
 

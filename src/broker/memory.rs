@@ -5,6 +5,7 @@
 //! publish is answered after its message has entered the link's order. What it remembers ends with the process
 //! ([`store`]).
 
+mod presence;
 mod store;
 
 use std::collections::HashSet;
@@ -14,11 +15,13 @@ use std::time::{Duration, Instant};
 use actix::prelude::{Actor, AsyncContext, Context, Handler, Recipient};
 use tokio::time::sleep;
 
+use self::presence::Listed;
 use self::store::{Published, Store};
 use super::control::Done;
 use super::health::Health;
 use super::history::ReadOutcome;
-use super::{LinkCommand, LinkEvent, Publish, PublishOutcome, PublishQueue, Transit};
+use super::presence::Order;
+use super::{ChannelKind, LinkCommand, LinkEvent, Publish, PublishOutcome, PublishQueue, Transit};
 use crate::config::Retention;
 use crate::lifeline::{Lifeline, Lifelines};
 use crate::metrics::Metrics;
@@ -35,7 +38,8 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The link of the embedded broker.
 pub(crate) struct MemoryLink {
-    subscribed: HashSet<RoomName>,
+    subscribed: HashSet<(ChannelKind, RoomName)>,
+    listed: Listed,
     store: Store,
     metrics: Arc<Metrics>,
     events: Recipient<LinkEvent>,
@@ -54,6 +58,7 @@ impl MemoryLink {
     ) -> Recipient<LinkCommand> {
         let link = Self {
             subscribed: HashSet::new(),
+            listed: Listed::default(),
             store: Store::new(retention),
             metrics: metrics.clone(),
             events,
@@ -77,7 +82,7 @@ impl MemoryLink {
             let room = message.room.clone();
             let position = match self.store.publish(message, key, now) {
                 Published::New(arrival, position) => {
-                    if self.subscribed.contains(&room) {
+                    if self.subscribed.contains(&(ChannelKind::Messages, room)) {
                         arrivals.push(arrival);
                     }
                     position
@@ -93,6 +98,29 @@ impl MemoryLink {
         for (answer, position) in answers {
             answer.give(PublishOutcome::Accepted(position));
         }
+    }
+
+    /// What changes in a room comes before what is answered.
+    fn obey(&mut self, orders: Vec<Order>) -> LinkEvent {
+        let (mut presents, mut reports) = (Vec::new(), Vec::with_capacity(orders.len()));
+        for order in orders {
+            let (present, report) = self.listed.obey(order);
+            let is_heard = |(room, _): &(RoomName, _)| {
+                self.subscribed
+                    .contains(&(ChannelKind::Presence, RoomName::clone(room)))
+            };
+            presents.extend(present.filter(is_heard));
+            reports.push(report);
+        }
+        self.metrics
+            .presence_entries
+            .set(self.listed.len().try_into().unwrap_or(i64::MAX));
+        if !presents.is_empty() {
+            let bytes = presents.iter().map(|(_, present)| present.cost()).sum();
+            let transit = Transit::of_bytes(bytes, &self.metrics);
+            self.events.do_send(LinkEvent::Present(presents, transit));
+        }
+        LinkEvent::Presence(reports)
     }
 }
 
@@ -121,8 +149,8 @@ impl Actor for MemoryLink {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(EXPIRY_INTERVAL, |link, _| {
             let subscribed = &link.subscribed;
-            link.store
-                .expire(Instant::now(), |room| subscribed.contains(room));
+            let is_occupied = |room: &RoomName| subscribed.contains(&(ChannelKind::Messages, room.clone()));
+            link.store.expire(Instant::now(), is_occupied);
         });
         self.health.embedded();
         self.events.do_send(LinkEvent::Up {
@@ -144,16 +172,34 @@ impl Handler<LinkCommand> for MemoryLink {
 
     fn handle(&mut self, command: LinkCommand, _: &mut Self::Context) {
         let event = match command {
-            LinkCommand::Subscribe { generation, rooms } => {
-                self.subscribed.extend(rooms.iter().cloned());
-                LinkEvent::Opened { generation, rooms }
-            }
-            LinkCommand::Unsubscribe { generation, rooms } => {
-                for room in &rooms {
-                    self.subscribed.remove(room);
+            LinkCommand::Subscribe {
+                generation,
+                kind,
+                rooms,
+            } => {
+                self.subscribed
+                    .extend(rooms.iter().map(|room| (kind, room.clone())));
+                LinkEvent::Opened {
+                    generation,
+                    kind,
+                    rooms,
                 }
-                LinkEvent::Closed { generation, rooms }
             }
+            LinkCommand::Unsubscribe {
+                generation,
+                kind,
+                rooms,
+            } => {
+                for room in &rooms {
+                    self.subscribed.remove(&(kind, room.clone()));
+                }
+                LinkEvent::Closed {
+                    generation,
+                    kind,
+                    rooms,
+                }
+            }
+            LinkCommand::Presence(orders) => self.obey(orders),
             LinkCommand::Read(requests) => {
                 let now = Instant::now();
                 let outcomes = requests.into_iter().map(|request| ReadOutcome {
@@ -167,7 +213,7 @@ impl Handler<LinkCommand> for MemoryLink {
                 let position = self.store.forget(&room, Instant::now());
                 // Fails when nobody waits any more.
                 let _ = reply.send(Ok(position));
-                LinkEvent::Missed(vec![room])
+                LinkEvent::Missed(ChannelKind::Messages, vec![room])
             }
             LinkCommand::Demand { demand, reply } => {
                 let done = Done::new(move |sessions| {

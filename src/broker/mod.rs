@@ -11,6 +11,7 @@
 //! - There is no way around the broker: a node hears its own messages from it.
 //! - With history a message is numbered in its room when it is published, and the past can be read
 //!   ([`history`]). A message may arrive on the link before or after a page that contains it.
+//! - A session may be listed as a member of a room, for all nodes to see ([`presence`]).
 //!
 //! Two brokers keep this contract: `memory` in the process and `redis`.
 
@@ -18,6 +19,7 @@ pub mod control;
 pub mod health;
 pub mod history;
 mod memory;
+pub mod presence;
 mod redis;
 
 #[cfg(fuzzing)]
@@ -34,6 +36,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::control::{Demand, Done};
 use self::health::Health;
 use self::history::{Arrival, ReadOutcome, ReadRequest};
+use self::presence::{Order, Present, Report};
 use crate::config::{Config, Retention};
 use crate::lifeline::Lifelines;
 use crate::metrics::Metrics;
@@ -193,7 +196,14 @@ pub struct Transit {
 impl Transit {
     /// Counts what these messages take. Whether more may follow is told by [`Transit::is_full`].
     pub(crate) fn begin(arrivals: &[Arrival], metrics: &Metrics) -> Self {
-        let bytes = arrivals.iter().map(|arrival| arrival.message.cost()).sum();
+        Self::of_bytes(
+            arrivals.iter().map(|arrival| arrival.message.cost()).sum(),
+            metrics,
+        )
+    }
+
+    /// Counts so many bytes.
+    pub(crate) fn of_bytes(bytes: usize, metrics: &Metrics) -> Self {
         let (held, _) = Held::new(bytes, &metrics.transit_bytes);
         Self {
             _held: Arc::new(held),
@@ -244,6 +254,15 @@ impl Publisher {
 /// The other end of [`Publisher`]'s queue.
 pub(crate) type PublishQueue = mpsc::UnboundedReceiver<Publish>;
 
+/// The channels that a room has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ChannelKind {
+    /// Its messages.
+    Messages,
+    /// Who is listed as a member, and who is not any more.
+    Presence,
+}
+
 /// What the registry wants of the link.
 #[derive(ActixMessage, Debug)]
 #[rtype(result = "()")]
@@ -252,6 +271,8 @@ pub enum LinkCommand {
     Subscribe {
         /// The link it is meant for.
         generation: u64,
+        /// Which channels.
+        kind: ChannelKind,
         /// Rooms that the link is not subscribed to.
         rooms: Vec<RoomName>,
     },
@@ -259,6 +280,8 @@ pub enum LinkCommand {
     Unsubscribe {
         /// The link it is meant for.
         generation: u64,
+        /// Which channels.
+        kind: ChannelKind,
         /// Rooms that the link is subscribed to.
         rooms: Vec<RoomName>,
     },
@@ -279,6 +302,8 @@ pub enum LinkCommand {
         /// How many sessions it was done to once all nodes have done it, or why that is not known.
         reply: oneshot::Sender<Result<u64, String>>,
     },
+    /// List sessions as members, and read who is listed; it needs no link.
+    Presence(Vec<Order>),
     /// Stands for a mistake of ours.
     #[cfg(test)]
     Panic,
@@ -299,6 +324,8 @@ pub enum LinkEvent {
     Opened {
         /// The link's number.
         generation: u64,
+        /// Which channels.
+        kind: ChannelKind,
         /// The rooms.
         rooms: Vec<RoomName>,
     },
@@ -306,6 +333,8 @@ pub enum LinkEvent {
     Closed {
         /// The link's number.
         generation: u64,
+        /// Which channels.
+        kind: ChannelKind,
         /// The rooms.
         rooms: Vec<RoomName>,
     },
@@ -313,6 +342,8 @@ pub enum LinkEvent {
     Refused {
         /// The link's number.
         generation: u64,
+        /// Which channels.
+        kind: ChannelKind,
         /// The room.
         room: RoomName,
         /// The broker's words.
@@ -320,8 +351,12 @@ pub enum LinkEvent {
     },
     /// Messages in the order in which the broker sent them.
     Messages(Vec<Arrival>, Transit),
-    /// Messages of these rooms had to be dropped, because more came than was handled; or their history was deleted.
-    Missed(Vec<RoomName>),
+    /// What the rooms' presence channels told, in the order in which the broker sent it.
+    Present(Vec<(RoomName, Present)>, Transit),
+    /// What came on these channels had to be dropped, because more came than was handled; or a room's history was deleted.
+    Missed(ChannelKind, Vec<RoomName>),
+    /// What became of orders, in an order that makes sense: a roster before what was settled with it.
+    Presence(Vec<Report>),
     /// What was read.
     Read(Vec<ReadOutcome>),
     /// This node is to do this, and to say when it has.

@@ -10,6 +10,7 @@
 
 mod answer;
 mod history;
+mod members;
 mod publish;
 mod rooms;
 mod target;
@@ -74,6 +75,7 @@ enum Resource<'a> {
     Rooms,
     Room(&'a str),
     Messages(&'a str),
+    Members(&'a str),
     Member(&'a str, &'a str),
     Disconnect(&'a str),
 }
@@ -86,6 +88,7 @@ impl<'a> Resource<'a> {
             ["api", "rooms"] => Self::Rooms,
             ["api", "rooms", room] => Self::Room(room),
             ["api", "rooms", room, "messages"] => Self::Messages(room),
+            ["api", "rooms", room, "members"] => Self::Members(room),
             ["api", "rooms", room, "members", user] => Self::Member(room, user),
             ["api", "users", user, "disconnect"] => Self::Disconnect(user),
             _ => return None,
@@ -99,7 +102,7 @@ impl<'a> Resource<'a> {
             Self::Batch => ApiRoute::Batch,
             Self::Rooms | Self::Room(_) => ApiRoute::Rooms,
             Self::Messages(_) => ApiRoute::Messages,
-            Self::Member(..) => ApiRoute::Members,
+            Self::Members(_) | Self::Member(..) => ApiRoute::Members,
             Self::Disconnect(_) => ApiRoute::Users,
         }
     }
@@ -122,6 +125,8 @@ impl<'a> Resource<'a> {
                 Method::DELETE => history::forget(room(name)?, node).await,
                 _ => Err(Refusal::method("GET, POST, DELETE")),
             },
+            Self::Members(name) if method == Method::GET => members::list(room(name)?, node).await,
+            Self::Members(_) => Err(Refusal::method("GET")),
             Self::Member(name, member) if method == Method::DELETE => {
                 users::remove(room(name)?, user(member)?, node).await
             }

@@ -4,8 +4,8 @@
 //! WsSession ── Join Leave Abort Narrow Pull Disconnect ──▶ RoomRegistry ── Dispatch ──▶ worker ── Notice ──▶ WsSession
 //! ```
 //!
-//! - [`table`] is membership, [`ledger`] what the broker's link carries and [`timeline`] what has to be read of a
-//!   room's past; all are pure. [`registry`] is the actor that owns them and the link.
+//! - [`table`] is membership, [`ledger`] what the broker's link carries, [`timeline`] what has to be read of a room's past and
+//!   [`presence`] who is listed as a member on all nodes; all are pure. [`registry`] is the actor that owns them and the link.
 //! - Everything that a session is told of its rooms and commands comes through one queue of its HTTP worker ([`worker`]), in the registry's
 //!   order: no message of a room can overtake its `Joined`, and none can follow its `Left`.
 //! - A message reaches the mailboxes of a worker's sessions from that worker's own thread: one thread hop per
@@ -15,6 +15,8 @@
 
 pub mod hub;
 pub mod ledger;
+pub mod lists;
+pub mod presence;
 pub mod registry;
 mod retirement;
 pub mod table;
@@ -30,10 +32,11 @@ use actix::Message as ActixMessage;
 use bytestring::ByteString;
 
 use self::timeline::{Admission, Part};
+use crate::broker::presence::{MemberList, member_bytes};
 use crate::broker::{PublishOutcome, RoomMessage};
 use crate::protocol::close::CloseCode;
 use crate::protocol::server::{MessageFrame, ServerFrame};
-use crate::protocol::{Dialect, Position, Replay, RoomName};
+use crate::protocol::{Dialect, Member, Position, Replay, RoomName};
 use crate::tokens::Rights;
 
 /// A session, for the life of the process: a number is never used again, so that what comes late hits nobody.
@@ -97,6 +100,51 @@ pub struct Join {
     pub dialect: Dialect,
     /// What it wants of the room's past.
     pub replay: Replay,
+    /// Whether it is to be listed as a member; `None` leaves that as it is, and at first it is not.
+    pub presence: Option<Listing>,
+}
+
+/// Whether a session is to be listed as a member of a room, for all nodes to see, and told of the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// As whom.
+    pub member: Member,
+    /// Whether.
+    pub listed: bool,
+}
+
+/// Asks who is listed as a member of a room, on all nodes. Answered once, within some two seconds.
+#[derive(ActixMessage, Debug)]
+#[rtype(result = "()")]
+pub struct ListMembers {
+    /// Where.
+    pub room: RoomName,
+    /// Where the answer goes.
+    pub reply: MembersReply,
+}
+
+/// The list, or why there is none: the broker is away.
+pub type Members = Result<Arc<MemberList>, String>;
+
+/// Where a list of members goes.
+pub struct MembersReply(Box<dyn FnOnce(Members) + Send>);
+
+impl MembersReply {
+    /// `deliver` is called once, from the registry's thread; it must not block.
+    pub fn new(deliver: impl FnOnce(Members) + Send + 'static) -> Self {
+        Self(Box::new(deliver))
+    }
+
+    /// Hands the list over.
+    pub fn give(self, members: Members) {
+        (self.0)(members);
+    }
+}
+
+impl fmt::Debug for MembersReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MembersReply")
+    }
 }
 
 /// Asks for the next part of a replay. Answered by [`Notice::Replay`].
@@ -173,6 +221,8 @@ pub enum NotJoined {
     Forbidden,
     /// The broker could not confirm. The text says why.
     Unavailable(String),
+    /// It is a member as before, but the broker could not confirm that it is listed, or not. The text says why.
+    NotListed(String),
 }
 
 /// What a session is told.
@@ -196,6 +246,8 @@ pub enum Notice {
     Removed(RoomName),
     /// What became of a publish.
     Published(Ticket, PublishOutcome),
+    /// Who is listed as a member.
+    Members(Ticket, Members),
     /// What has happened in a room that the session is a member of, oldest first.
     Room(Arc<[RoomEvent]>),
     /// Ask the peer whether it is there.
@@ -229,6 +281,7 @@ impl Notice {
             Self::Room(events) => events.iter().map(|event| event.frame_bytes(dialect)).sum(),
             Self::Joined(_, admission) => admission.replay.bytes(dialect),
             Self::Replay(_, part) => part.bytes(dialect),
+            Self::Members(_, Ok(list)) => list.bytes(),
             _ => 0,
         }
     }
@@ -246,6 +299,8 @@ enum EventKind {
     Message(RoomMessage, Option<u64>),
     /// The offset before it and where it goes on; without history nothing of this is known.
     Gap(RoomName, Option<(u64, Position)>),
+    /// Whether this member is listed from now on, or not any more.
+    Presence(RoomName, Member, bool),
 }
 
 impl RoomEvent {
@@ -267,6 +322,18 @@ impl RoomEvent {
         Self::new(EventKind::Gap(room, None))
     }
 
+    /// The session is listed as a member from now on. Plain sessions are not told.
+    #[must_use]
+    pub fn joined(room: RoomName, member: Member) -> Self {
+        Self::new(EventKind::Presence(room, member, true))
+    }
+
+    /// The session is not listed any more. Plain sessions are not told.
+    #[must_use]
+    pub fn left(room: RoomName, member: Member) -> Self {
+        Self::new(EventKind::Presence(room, member, false))
+    }
+
     fn new(kind: EventKind) -> Self {
         Self {
             kind,
@@ -279,8 +346,14 @@ impl RoomEvent {
     pub fn room(&self) -> &RoomName {
         match &self.kind {
             EventKind::Message(message, _) => &message.room,
-            EventKind::Gap(room, _) => room,
+            EventKind::Gap(room, _) | EventKind::Presence(room, ..) => room,
         }
+    }
+
+    /// Whether it tells of the listing of the session with this name, which is not told of itself.
+    #[must_use]
+    pub fn is_about(&self, session: &str) -> bool {
+        matches!(&self.kind, EventKind::Presence(_, member, _) if &*member.session == session)
     }
 
     /// The text frame for a session of this dialect, if it is told at all.
@@ -288,7 +361,7 @@ impl RoomEvent {
     pub fn frame(&self, dialect: Dialect) -> Option<&ByteString> {
         match (dialect, &self.kind) {
             (Dialect::Plain, EventKind::Message(message, _)) => Some(&message.content.text),
-            (Dialect::Plain, EventKind::Gap(..)) => None,
+            (Dialect::Plain, EventKind::Gap(..) | EventKind::Presence(..)) => None,
             (Dialect::V1, _) => Some(self.v1.get_or_init(|| self.encode())),
         }
     }
@@ -310,6 +383,8 @@ impl RoomEvent {
                 position: known.as_ref().map(|(_, goes_on)| goes_on),
             }
             .encode(),
+            EventKind::Presence(room, member, true) => ServerFrame::Joined { room, member }.encode(),
+            EventKind::Presence(room, member, false) => ServerFrame::Left { room, member }.encode(),
         }
     }
 
@@ -325,6 +400,7 @@ impl RoomEvent {
         match &self.kind {
             EventKind::Message(message, _) => message.content.text.len(),
             EventKind::Gap(..) => 0,
+            EventKind::Presence(_, member, _) => member_bytes(member),
         }
     }
 }
@@ -358,6 +434,22 @@ mod tests {
             r#"{"type":"message","room":"r","message":"hi","offset":3}"#
         );
         assert_eq!(event.frame(Dialect::Plain).expect("told"), "hi");
+    }
+
+    #[test]
+    fn who_is_listed_is_told_in_one_dialect_and_is_about_one_session() {
+        let member = Member {
+            session: "n-0-1".into(),
+            user: Some("ann".into()),
+        };
+        let room = RoomName::new("r").expect("valid");
+        let event = RoomEvent::left(room, member);
+        assert!(event.is_about("n-0-1") && !event.is_about("n-0-10"));
+        assert_eq!(event.frame(Dialect::Plain), None);
+        assert_eq!(
+            event.frame(Dialect::V1).expect("told"),
+            r#"{"type":"left","room":"r","member":{"session":"n-0-1","user":"ann"}}"#
+        );
     }
 
     #[test]

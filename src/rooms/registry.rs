@@ -9,12 +9,16 @@
 //! - It runs on a thread of its own, with the link: a long backlog delays no session's I/O.
 //! - The node ends with it.
 //!
-//! `past` is what it does with the rooms' timelines, `count` what it counts; [`queries`] are the questions of the HTTP API, and
-//! `demands` what nodes have each other do to sessions.
+//! `commands` is what it does for sessions, `past` with the rooms' timelines, `presence` with who is listed; `flush` sends what has
+//! gathered, `count` is what it counts; [`queries`] are the questions of the HTTP API, and `demands` what nodes have each other do
+//! to sessions.
 
+mod commands;
 mod count;
 pub(super) mod demands;
+mod flush;
 mod past;
+mod presence;
 pub mod queries;
 
 use std::collections::{HashMap, VecDeque};
@@ -26,16 +30,17 @@ use log::warn;
 
 use self::demands::Demands;
 use self::past::{Pacing, RENEWAL_INTERVAL};
+use self::presence::Listings;
 use self::queries::Questions;
 use super::ledger::Ledger;
-use super::table::{JoinOutcome, LeaveOutcome, RoomTable, Waiter};
-use super::timeline::{Admission, Timeline, Wish};
+use super::lists::AllLists;
+use super::presence::Presence;
+use super::table::{LeaveOutcome, RoomTable};
+use super::timeline::Timeline;
 use super::worker::{Dispatch, DispatchSender, Pace};
-use super::{
-    Abort, Disconnect, Join, Leave, Narrow, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket, WorkerId,
-};
+use super::{NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket, WorkerId};
 use crate::broker::history::{Arrival, ReadRequest};
-use crate::broker::{LinkCommand, LinkEvent, Transit};
+use crate::broker::{ChannelKind, LinkCommand, LinkEvent, Transit};
 use crate::config::Retention;
 use crate::lifeline::Lifeline;
 use crate::metrics::Metrics;
@@ -62,6 +67,10 @@ const MAX_HELD_BYTES: usize = 32 * 1024 * 1024;
 pub struct RoomRegistry {
     table: RoomTable,
     ledger: Ledger,
+    /// Who is listed as a member, and what the link carries of the presence channels.
+    presence: Presence,
+    presence_ledger: Ledger,
+    listings: Listings,
     /// One for each room that is or has been live since its first occupant came.
     timelines: HashMap<RoomName, Timeline>,
     limits: RegistryLimits,
@@ -131,11 +140,6 @@ pub(super) type StartLink = Box<dyn FnOnce(Recipient<LinkEvent>) -> Recipient<Li
 #[rtype(result = "()")]
 pub(super) struct AddWorker(pub(super) WorkerId, pub(super) DispatchSender);
 
-/// Send the link what the ledger wants of it.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Flush;
-
 impl RoomRegistry {
     pub(super) fn new(
         start_link: StartLink,
@@ -146,6 +150,9 @@ impl RoomRegistry {
         Self {
             table: RoomTable::new(limits.max_rooms),
             ledger: Ledger::default(),
+            presence: Presence::default(),
+            presence_ledger: Ledger::default(),
+            listings: Listings::default(),
             timelines: HashMap::new(),
             limits,
             workers: HashMap::new(),
@@ -187,11 +194,21 @@ impl RoomRegistry {
         transit: Option<&Transit>,
         pace: Option<&Pace>,
     ) {
+        self.tell_all(self.table.members(room), events, transit, pace);
+    }
+
+    fn tell_all(
+        &self,
+        lists: &AllLists,
+        events: Vec<RoomEvent>,
+        transit: Option<&Transit>,
+        pace: Option<&Pace>,
+    ) {
         if events.is_empty() {
             return;
         }
         let events: Arc<[RoomEvent]> = events.into();
-        for (worker, members) in self.table.members(room) {
+        for (worker, members) in lists {
             self.dispatch(
                 *worker,
                 Dispatch::Room {
@@ -214,6 +231,7 @@ impl RoomRegistry {
     /// Answers one who cannot become a member now: a plain session goes on waiting, another gives up.
     fn disappoint(&mut self, session: SessionId, room: &RoomName, ticket: Ticket, reason: NotJoined) {
         let Some(waiter) = self.table.waiter_mut(session, room, ticket) else {
+            self.give_up_listing(session, room, ticket, reason);
             return;
         };
         if waiter.dialect == Dialect::Plain && matches!(reason, NotJoined::Unavailable(_)) {
@@ -221,39 +239,44 @@ impl RoomRegistry {
             self.tell(session, Notice::Deferred(ticket));
             return;
         }
-        let outcome = self.table.leave(session, room);
-        self.vacated(room, outcome);
+        self.leave(session, room);
         self.tell(session, Notice::NotJoined(ticket, reason));
     }
 
     /// Ends a membership that its session has not given up itself. Whether there was one.
     fn remove(&mut self, session: SessionId, room: &RoomName) -> bool {
         let ticket = self.table.ticket(session, room);
-        let outcome = self.table.leave(session, room);
-        if outcome != LeaveOutcome::NotIn {
-            self.vacated(room, outcome);
-            self.tell(
-                session,
-                match ticket {
-                    Some(ticket) => Notice::NotJoined(ticket, NotJoined::Forbidden),
-                    None => Notice::Removed(room.clone()),
-                },
-            );
+        let (was_in, toggle) = self.leave(session, room);
+        if !was_in {
+            return false;
         }
-        outcome != LeaveOutcome::NotIn
+        if let Some(ticket) = ticket.or(toggle) {
+            self.tell(session, Notice::NotJoined(ticket, NotJoined::Forbidden));
+        }
+        if ticket.is_none() {
+            self.tell(session, Notice::Removed(room.clone()));
+        }
+        true
     }
 
     /// Ends all memberships of a session.
     fn leave_all(&mut self, session: SessionId) {
+        for room in self.presence.rooms_of(session) {
+            self.unlist(session, &room);
+        }
         for room in self.table.disconnect(session) {
             self.emptied(&room);
         }
     }
 
-    fn vacated(&mut self, room: &RoomName, outcome: LeaveOutcome) {
+    /// Ends whatever a session is in a room. Whether it was something, and what it waits for that concerns its listing.
+    fn leave(&mut self, session: SessionId, room: &RoomName) -> (bool, Option<Ticket>) {
+        let toggle = self.unlist(session, room);
+        let outcome = self.table.leave(session, room);
         if outcome == LeaveOutcome::LastOut {
             self.emptied(room);
         }
+        (outcome != LeaveOutcome::NotIn, toggle)
     }
 
     fn emptied(&mut self, room: &RoomName) {
@@ -281,18 +304,22 @@ impl RoomRegistry {
         }
     }
 
-    fn room_opened(&mut self, generation: u64, room: &RoomName) {
-        if self.ledger.opened(generation, room) {
+    fn room_opened(&mut self, generation: u64, kind: ChannelKind, room: &RoomName) {
+        if kind == ChannelKind::Presence {
+            self.presence_opened(generation, room);
+        } else if self.ledger.opened(generation, room) {
             // Who is a member already may have missed something since the last link was lost.
             self.missed(std::slice::from_ref(room));
         }
     }
 
-    fn room_refused(&mut self, generation: u64, room: &RoomName, reason: &str) {
+    fn room_refused(&mut self, generation: u64, kind: ChannelKind, room: &RoomName, reason: &str) {
         if let Some(unlogged) = self.refusal_log.pass(Instant::now()) {
             warn!("subscription refused by the broker: room={room:?} reason={reason:?} unlogged={unlogged}");
         }
-        if self.ledger.refused(generation, room) {
+        if kind == ChannelKind::Presence {
+            self.presence_refused(generation, room, reason);
+        } else if self.ledger.refused(generation, room) {
             self.disappoint_all(room, reason);
         }
     }
@@ -339,13 +366,6 @@ impl RoomRegistry {
         }
     }
 
-    fn request_flush(&mut self, ctx: &mut Context<Self>) {
-        if (self.ledger.is_due() || !self.reads.is_empty()) && !self.flush_requested {
-            self.flush_requested = true;
-            ctx.notify(Flush);
-        }
-    }
-
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
         while self
@@ -365,6 +385,7 @@ impl RoomRegistry {
             self.deadlines.shrink_to(DEADLINES_KEPT);
         }
         self.read_again(now);
+        self.tick_presence(now);
         self.forget_old_windows(now);
         self.renew_numberings(now);
         self.request_flush(ctx);
@@ -390,139 +411,18 @@ impl Handler<AddWorker> for RoomRegistry {
     }
 }
 
-impl Handler<Join> for RoomRegistry {
-    type Result = ();
-
-    fn handle(&mut self, join: Join, ctx: &mut Self::Context) {
-        let Join {
-            session,
-            room,
-            ticket,
-            dialect,
-            replay,
-        } = join;
-        if self.demands.has_closed(session) {
-            self.tell(session, Notice::NotJoined(ticket, NotJoined::Forbidden));
-            return;
-        }
-        let deadline = Instant::now() + JOIN_PATIENCE;
-        let timeline = self.timelines.get(&room);
-        let wish = Wish {
-            replay,
-            not_before: timeline.map_or(1, Timeline::next_fill),
-            is_lost: false,
-        };
-        let position = timeline.and_then(Timeline::position);
-        match self.table.join(
-            &room,
-            Waiter {
-                session,
-                ticket: Some(ticket),
-                dialect,
-                wish,
-            },
-        ) {
-            JoinOutcome::RoomsFull => {
-                let reason = NotJoined::RoomLimit(self.table.max_rooms());
-                self.tell(session, Notice::NotJoined(ticket, reason));
-                return;
-            }
-            JoinOutcome::AlreadyIn { admitted: true } => {
-                let admission = Admission::again(position);
-                self.tell(session, Notice::Joined(ticket, Box::new(admission)));
-                return;
-            }
-            JoinOutcome::FirstIn | JoinOutcome::Waits | JoinOutcome::AlreadyIn { admitted: false } => {}
-        }
-        // First of all: the last one may just have left a room that is live still.
-        self.ledger.want(&room);
-        self.proceed(&room, Some(session));
-        let is_waiting = self.table.waiter_mut(session, &room, ticket).is_some();
-        if is_waiting && !self.ledger.has_link() && dialect == Dialect::Plain {
-            let reason = NotJoined::Unavailable("there is no link to the broker".to_owned());
-            self.disappoint(session, &room, ticket, reason);
-        } else if is_waiting {
-            self.deadlines.push_back((deadline, session, room, ticket));
-        }
-        self.request_flush(ctx);
-    }
-}
-
-impl Handler<Leave> for RoomRegistry {
-    type Result = ();
-
-    fn handle(
-        &mut self,
-        Leave {
-            session,
-            room,
-            ticket,
-        }: Leave,
-        ctx: &mut Self::Context,
-    ) {
-        let outcome = self.table.leave(session, &room);
-        self.vacated(&room, outcome);
-        self.tell(session, Notice::Left(ticket));
-        self.request_flush(ctx);
-    }
-}
-
-impl Handler<Abort> for RoomRegistry {
-    type Result = ();
-
-    fn handle(
-        &mut self,
-        Abort {
-            session,
-            room,
-            ticket,
-            reason,
-            only_without_link,
-        }: Abort,
-        ctx: &mut Self::Context,
-    ) {
-        if only_without_link && self.ledger.has_link() {
-            return;
-        }
-        self.disappoint(session, &room, ticket, reason);
-        self.request_flush(ctx);
-    }
-}
-
-impl Handler<Narrow> for RoomRegistry {
-    type Result = ();
-
-    fn handle(&mut self, Narrow { session, rights }: Narrow, ctx: &mut Self::Context) {
-        let rooms = self.table.rooms_of(session);
-        let left: Vec<RoomName> = rooms
-            .filter(|room| !rights.may_join(room.as_str()))
-            .cloned()
-            .collect();
-        for room in &left {
-            self.remove(session, room);
-        }
-        self.request_flush(ctx);
-    }
-}
-
-impl Handler<Disconnect> for RoomRegistry {
-    type Result = ();
-
-    fn handle(&mut self, Disconnect { session }: Disconnect, ctx: &mut Self::Context) {
-        self.leave_all(session);
-        self.demands.ended(session);
-        self.request_flush(ctx);
-    }
-}
-
 impl Handler<LinkEvent> for RoomRegistry {
     type Result = ();
 
     fn handle(&mut self, event: LinkEvent, ctx: &mut Self::Context) {
         match event {
-            LinkEvent::Up { generation } => self.ledger.link_up(generation),
+            LinkEvent::Up { generation } => {
+                self.ledger.link_up(generation);
+                self.presence_ledger.link_up(generation);
+            }
             LinkEvent::Down => {
                 self.ledger.link_down();
+                self.presence_ledger.link_down();
                 for timeline in self.timelines.values_mut() {
                     timeline.link_lost();
                     count::incidents(&self.metrics, timeline);
@@ -530,23 +430,35 @@ impl Handler<LinkEvent> for RoomRegistry {
                 self.held_bytes = self.timelines.values().map(Timeline::held_bytes).sum();
                 self.defer_plain();
             }
-            LinkEvent::Opened { generation, rooms } => {
+            LinkEvent::Opened {
+                generation,
+                kind,
+                rooms,
+            } => {
                 for room in &rooms {
-                    self.room_opened(generation, room);
+                    self.room_opened(generation, kind, room);
                 }
             }
-            LinkEvent::Closed { generation, rooms } => {
+            LinkEvent::Closed {
+                generation,
+                kind,
+                rooms,
+            } => {
                 for room in &rooms {
-                    self.ledger.closed(generation, room);
+                    self.ledger_of(kind).closed(generation, room);
                 }
             }
             LinkEvent::Refused {
                 generation,
+                kind,
                 room,
                 reason,
-            } => self.room_refused(generation, &room, &reason),
+            } => self.room_refused(generation, kind, &room, &reason),
             LinkEvent::Messages(arrivals, transit) => self.deliver(arrivals, &transit),
-            LinkEvent::Missed(rooms) => self.missed(&rooms),
+            LinkEvent::Missed(ChannelKind::Messages, rooms) => self.missed(&rooms),
+            LinkEvent::Missed(ChannelKind::Presence, rooms) => self.missed_presence(&rooms),
+            LinkEvent::Present(presents, transit) => self.present(presents, &transit),
+            LinkEvent::Presence(reports) => self.hear(reports),
             LinkEvent::Read(outcomes) => {
                 for outcome in outcomes {
                     if let Some(outcome) = self.answer(outcome) {
@@ -557,32 +469,6 @@ impl Handler<LinkEvent> for RoomRegistry {
             LinkEvent::Demanded(demand, done) => self.demanded(demand, done, ctx),
         }
         self.request_flush(ctx);
-    }
-}
-
-impl Handler<Flush> for RoomRegistry {
-    type Result = ();
-
-    fn handle(&mut self, _: Flush, _: &mut Self::Context) {
-        self.flush_requested = false;
-        let commands = self.ledger.take_commands();
-        let Some(link) = &self.link else { return };
-        let generation = commands.generation;
-        if !commands.subscribe.is_empty() {
-            link.do_send(LinkCommand::Subscribe {
-                generation,
-                rooms: commands.subscribe,
-            });
-        }
-        if !self.reads.is_empty() {
-            link.do_send(LinkCommand::Read(std::mem::take(&mut self.reads)));
-        }
-        if !commands.unsubscribe.is_empty() {
-            link.do_send(LinkCommand::Unsubscribe {
-                generation,
-                rooms: commands.unsubscribe,
-            });
-        }
     }
 }
 

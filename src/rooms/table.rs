@@ -3,14 +3,14 @@
 //! - A session that joins waits until [`RoomTable::admit`], and is then a member. Both count as occupants: they keep
 //!   the room's subscription wanted.
 //! - A room exists exactly while it has an occupant.
-//! - Members are kept per HTTP worker in sorted, shared lists: handing a list to a worker costs a reference count, and
-//!   a change while somebody still holds the list copies it.
+//! - Members are kept per HTTP worker in shared lists ([`lists`](super::lists)).
 
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::lists::SessionLists;
 use super::timeline::Wish;
 use super::{SessionId, Ticket, WorkerId};
 use crate::protocol::{Dialect, RoomName};
@@ -27,7 +27,7 @@ pub struct RoomTable {
 
 #[derive(Debug, Default)]
 struct Room {
-    members: Vec<(WorkerId, Arc<Vec<SessionId>>)>,
+    members: SessionLists,
     waiting: Vec<Waiter>,
 }
 
@@ -146,7 +146,7 @@ impl RoomTable {
             stays
         });
         for (waiter, _) in &admitted {
-            room.add(waiter.session);
+            room.members.add(waiter.session);
         }
         self.memberships += admitted.len();
         self.waiting -= admitted.len();
@@ -233,7 +233,7 @@ impl RoomTable {
     /// The members of a room, one list per worker that has any.
     #[must_use]
     pub fn members(&self, room: &RoomName) -> &[(WorkerId, Arc<Vec<SessionId>>)] {
-        self.rooms.get(room).map_or(&[], |room| &room.members)
+        self.rooms.get(room).map_or(&[], |room| room.members.all())
     }
 
     /// Members of a room.
@@ -291,7 +291,7 @@ impl RoomTable {
     fn check(&self) {
         for (name, room) in &self.rooms {
             assert!(!room.is_empty(), "room {name} is kept though it is empty");
-            for (worker, list) in &room.members {
+            for (worker, list) in room.members.all() {
                 assert!(!list.is_empty() && list.is_sorted());
                 assert!(list.iter().all(|session| session.worker() == *worker));
                 assert!(list.iter().all(|session| self.sessions[session].contains(name)));
@@ -305,7 +305,7 @@ impl RoomTable {
         let members = self
             .rooms
             .values()
-            .flat_map(|room| &room.members)
+            .flat_map(|room| room.members.all())
             .map(|(_, list)| list.len());
         assert_eq!(self.memberships, members.sum::<usize>());
         let waiting = self.rooms.values().map(|room| room.waiting.len());
@@ -323,35 +323,10 @@ impl Room {
         self.members.is_empty() && self.waiting.is_empty()
     }
 
-    fn add(&mut self, session: SessionId) {
-        let worker = session.worker();
-        let Some(index) = self.members.iter().position(|(id, _)| *id == worker) else {
-            // Most rooms are small, so a list begins with room for one.
-            self.members.reserve_exact(1);
-            self.members.push((worker, Arc::new(vec![session])));
-            return;
-        };
-        let list = Arc::make_mut(&mut self.members[index].1);
-        if let Err(place) = list.binary_search(&session) {
-            list.insert(place, session);
-        }
-    }
-
     /// Whether it was a member.
     fn remove(&mut self, session: SessionId) -> bool {
         self.waiting.retain(|waiter| waiter.session != session);
-        let Some(index) = self.members.iter().position(|(id, _)| *id == session.worker()) else {
-            return false;
-        };
-        let list = Arc::make_mut(&mut self.members[index].1);
-        let place = list.binary_search(&session);
-        if let Ok(place) = place {
-            list.remove(place);
-        }
-        if list.is_empty() {
-            self.members.swap_remove(index);
-        }
-        place.is_ok()
+        self.members.remove(session)
     }
 }
 

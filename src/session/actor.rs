@@ -9,15 +9,17 @@
 //! - Where tokens are checked it does nothing for a peer before that has shown one, and ends when the token does.
 //! - Whatever ends it, its worker and the registry hear of it when its stream is dropped.
 //!
-//! `incoming` is what it does with frames that are no commands, `access` with tokens.
+//! `incoming` is what it does with frames that are no commands, `access` with tokens, and `requests` is what it asks of the
+//! registry and the broker.
 
 mod access;
 mod incoming;
+mod requests;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use actix::SpawnHandle;
 use actix::prelude::{Actor, ActorContext, AsyncContext, Handler, StreamHandler};
@@ -37,17 +39,15 @@ use super::replay::{Next, Replays};
 use super::reply::{Refusal, Reply};
 use super::seat::{Seat, Service};
 use super::standing::Standing;
-use crate::broker::{Answer, RoomMessage};
 use crate::protocol::client::{ClientFrame, Command, RequestId};
 use crate::protocol::close::CloseCode;
 use crate::protocol::error::ErrorCode;
 use crate::protocol::server::ServerFrame;
-use crate::protocol::{Content, Dialect, IdempotenceKey, RoomName};
+use crate::protocol::{Dialect, RoomName};
 use crate::rooms::timeline::{Admission, Part};
 use crate::rooms::vitals::{Ending, Vitals};
-use crate::rooms::worker::{Attached, Dispatch};
+use crate::rooms::worker::Attached;
 use crate::rooms::{Abort, Join, Leave, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket};
-use crate::tokens::unix_millis;
 
 /// How long a SUBSCRIBE may keep a publish behind it waiting while the broker is known to be away, …
 const HURRY: Duration = Duration::from_millis(750);
@@ -197,16 +197,16 @@ impl WsSession {
         let decoded = ClientFrame::decode(&text, self.seat.dialect, self.seat.limits.max_message);
         let (id, room, work) = match self.standing.admit(decoded) {
             Ok(ClientFrame { id, command }) => match command {
-                Command::Subscribe { room, replay, .. } => (id, Some(room), Some(Work::Join(replay))),
+                Command::Subscribe {
+                    room,
+                    replay,
+                    presence,
+                } => (id, Some(room), Some(Work::Join(replay, presence))),
                 Command::Unsubscribe { room } => (id, Some(room), Some(Work::Leave)),
                 Command::Publish { room, content, key } => {
                     (id, Some(room), Some(Work::Publish(content, key)))
                 }
-                Command::Members { room } => (
-                    id,
-                    Some(room),
-                    Some(Work::Refuse(Refusal::new(ErrorCode::Internal, "MEMBERS"))),
-                ),
+                Command::Members { room } => (id, Some(room), Some(Work::Members)),
                 Command::Authenticate { token } if allowed => return self.show(id.as_ref(), &token, ctx),
                 Command::Authenticate { .. } => (id, None, None),
                 Command::Ping => (id, None, None),
@@ -252,12 +252,18 @@ impl WsSession {
                 continue;
             }
             match step {
-                Step::Join { ticket, room, replay } => self.seat.hub.registry.do_send(Join {
+                Step::Join {
+                    ticket,
+                    room,
+                    replay,
+                    presence,
+                } => self.seat.hub.registry.do_send(Join {
                     session,
                     room,
                     ticket,
                     dialect,
                     replay,
+                    presence: presence.map(|listed| self.listing(listed)),
                 }),
                 Step::Leave { ticket, room } => self.seat.hub.registry.do_send(Leave {
                     session,
@@ -295,6 +301,7 @@ impl WsSession {
                     key,
                     since,
                 } => self.publish(ticket, room, content, key, since),
+                Step::Members { ticket, room } => self.list_members(ticket, room),
                 Step::Reply {
                     room,
                     id,
@@ -322,29 +329,6 @@ impl WsSession {
         });
     }
 
-    fn publish(
-        &self,
-        ticket: Ticket,
-        room: RoomName,
-        content: Content,
-        key: Option<IdempotenceKey>,
-        since: Instant,
-    ) {
-        let message = RoomMessage {
-            room,
-            content,
-            sender: self.seat.user.get().cloned(),
-            session: Some(self.name.clone()),
-            time: Some(unix_millis(SystemTime::now())),
-        };
-        let (session, queue) = (self.id, self.seat.worker.queue());
-        let answer = Answer::new(move |outcome| {
-            // Fails when the worker has ended, and the session with it.
-            let _ = queue.send(Dispatch::One(session, Notice::Published(ticket, outcome)));
-        });
-        self.seat.hub.publisher.publish(message, key, since, answer);
-    }
-
     fn reply(&mut self, room: &RoomName, id: Option<&RequestId>, reply: Reply, ctx: &mut Ctx) {
         let is_plain = self.seat.dialect == Dialect::Plain;
         match reply {
@@ -361,6 +345,16 @@ impl WsSession {
             Reply::Sent(position) => {
                 let position = position.as_ref();
                 self.send(ServerFrame::Sent { id, room, position }.encode(), ctx);
+            }
+            Reply::Members(list) => {
+                let (count, members) = (list.count, &list.members);
+                let frame = ServerFrame::Members {
+                    id,
+                    room,
+                    count,
+                    members,
+                };
+                self.send(frame.encode(), ctx);
             }
         }
     }
@@ -435,7 +429,8 @@ impl WsSession {
         let dialect = self.seat.dialect;
         self.vitals
             .unqueue(events.iter().map(|event| event.frame_bytes(dialect)).sum());
-        for frame in events.iter().filter_map(|event| event.frame(dialect)) {
+        let told = events.iter().filter(|event| !event.is_about(&self.name));
+        for frame in told.filter_map(|event| event.frame(dialect)) {
             self.send(frame.clone(), ctx);
         }
     }
@@ -525,6 +520,7 @@ impl Handler<Notice> for WsSession {
             Notice::Removed(room) => self.unsubscribed(&room, None, ctx),
             Notice::Left(ticket) => self.answered(ticket, Reply::Unsubscribed, ctx),
             Notice::Published(ticket, outcome) => self.answered(ticket, Reply::published(outcome), ctx),
+            Notice::Members(ticket, members) => self.answered(ticket, Reply::members(members), ctx),
             Notice::Room(_) => {}
             Notice::Ping => ctx.ping(b""),
             Notice::Bye(closes_in) => self.say_bye(closes_in, ctx),

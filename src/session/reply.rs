@@ -1,10 +1,13 @@
 //! How a session's command ends, and what its peer is told when it failed. Pure.
 
+use std::sync::Arc;
+
 use crate::broker::PublishOutcome;
+use crate::broker::presence::MemberList;
 use crate::protocol::Position;
 use crate::protocol::error::{ErrorCode, Outcome};
 use crate::rooms::timeline::Admission;
-use crate::rooms::{NotJoined, Ticket};
+use crate::rooms::{Members, NotJoined, Ticket};
 
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +18,7 @@ pub(super) enum Reply {
     Deferred,
     Unsubscribed,
     Sent(Option<Position>),
+    Members(Arc<MemberList>),
     Error(Refusal),
 }
 
@@ -62,7 +66,22 @@ impl Reply {
                 ErrorCode::Unavailable,
                 format!("not subscribed, try again: {why}"),
             ),
+            NotJoined::NotListed(why) => Refusal::new(
+                ErrorCode::Unavailable,
+                format!("subscribed as before, but perhaps with another presence, try again: {why}"),
+            ),
         })
+    }
+
+    /// Who is listed as a member.
+    pub(super) fn members(members: Members) -> Self {
+        match members {
+            Ok(list) => Self::Members(list),
+            Err(why) => Self::Error(Refusal::new(
+                ErrorCode::Unavailable,
+                format!("the members cannot be told, try again: {why}"),
+            )),
+        }
     }
 
     /// What became of a publish.

@@ -117,7 +117,9 @@ impl Standing {
             return None;
         };
         match step {
-            Step::Join { ticket, room, .. } => Some((*ticket, refuse_join(&grant.rights, room)?)),
+            Step::Join { ticket, room, .. } | Step::Members { ticket, room } => {
+                Some((*ticket, refuse_join(&grant.rights, room)?))
+            }
             Step::Publish { ticket, room, .. } => Some((*ticket, refuse_publish(&grant.rights, room)?)),
             Step::Leave { .. } | Step::Cancel { .. } | Step::Hurry { .. } | Step::Reply { .. } => None,
         }
@@ -331,6 +333,7 @@ mod tests {
             ticket: 4,
             room: room.clone(),
             replay: crate::protocol::Replay::default(),
+            presence: None,
         };
         let publish = Step::Publish {
             ticket: 5,

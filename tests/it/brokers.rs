@@ -36,9 +36,9 @@ macro_rules! on_both_brokers_with {
 use on_both_brokers_with;
 
 /// A node within the test and its broker.
-struct Site {
+pub(crate) struct Site {
     server: TestServer,
-    redis: Option<Redis>,
+    pub(crate) redis: Option<Redis>,
     /// On the same Redis.
     other: Option<TestServer>,
 }
@@ -50,7 +50,7 @@ impl Site {
     }
 
     /// On the embedded broker, with these settings.
-    async fn memory_with(settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn memory_with(settings: &[(&str, &str)]) -> Self {
         Self::ready(test_server(settings), None).await
     }
 
@@ -67,7 +67,7 @@ impl Site {
     }
 
     /// Two nodes on a Redis of their own, with these settings.
-    async fn redis_with(settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn redis_with(settings: &[(&str, &str)]) -> Self {
         let redis = Redis::start().await;
         let url = redis.url();
         let settings = [&[("REDIS_URL", url.as_str())], settings].concat();
@@ -90,12 +90,12 @@ impl Site {
         }
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         ws_url(&self.server).trim_end_matches('/').to_owned()
     }
 
     /// The other node's, where there is one.
-    fn other_url(&self) -> String {
+    pub(crate) fn other_url(&self) -> String {
         let server = self.other.as_ref().unwrap_or(&self.server);
         ws_url(server).trim_end_matches('/').to_owned()
     }

@@ -17,6 +17,7 @@ mod log;
 mod metrics;
 mod nodes;
 mod package;
+mod presence;
 mod program;
 mod slow;
 mod stopping;

@@ -4,22 +4,26 @@
 //! - Internal channels begin, after the prefix, with U+0001, which no room name can contain.
 //! - Each wait for Redis has a deadline; a connection that misses one is replaced.
 //!
-//! [`payload`] is what travels on a room's channel, [`control`] what nodes tell each other, [`scripts`] what runs in Redis; [`subscriber`], [`publisher`] and
-//! [`reader`] own one connection each, [`backoff`] paces their dials.
+//! [`payload`] is what travels on a room's channel, [`control`] what nodes tell each other, [`scripts`] what runs in Redis;
+//! [`subscriber`] and [`publisher`] own one connection each, [`reader`] and [`presence`] share one ([`mod@line`]); [`backoff`]
+//! paces their dials.
 
 mod backoff;
 mod control;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod line;
 mod payload;
+mod presence;
 mod publisher;
 mod reader;
 mod scripts;
 mod subscriber;
 
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use actix::prelude::{Actor, Recipient};
@@ -61,7 +65,6 @@ pub(super) struct RedisBroker {
 /// What all connections need.
 struct Shared {
     client: Client,
-    prefix: String,
     scripts: Scripts,
     node: Arc<str>,
     /// On which all nodes are told something.
@@ -73,6 +76,8 @@ struct Shared {
     began: Instant,
     /// The number of the current or last subscribing connection.
     link: AtomicU64,
+    /// Whether it lives.
+    has_link: AtomicBool,
     max_payload: usize,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
@@ -91,7 +96,6 @@ impl RedisBroker {
         Ok(Self {
             shared: Arc::new(Shared {
                 client: client(redis)?,
-                prefix: config.redis_prefix.clone(),
                 scripts: Scripts::new(&config.redis_prefix, config.retention),
                 node: node.into(),
                 control_channel: format!("{}\u{1}control", config.redis_prefix),
@@ -99,6 +103,7 @@ impl RedisBroker {
                 canary_secret: fastrand::u64(..),
                 began: Instant::now(),
                 link: AtomicU64::new(0),
+                has_link: AtomicBool::new(false),
                 max_payload: config
                     .max_message
                     .saturating_mul(PAYLOAD_FACTOR)
@@ -124,10 +129,25 @@ impl RedisBroker {
         let (errands, errand_queue) = mpsc::unbounded_channel();
         let publisher = publisher::RedisPublisher::new(self.shared.clone(), queue);
         actix::spawn(lifelines.hold("the publisher to redis").over(publisher.run()));
-        let reader = reader::RedisReader::new(self.shared.clone(), read_queue, errand_queue, events.clone());
+        let line = Rc::new(line::Line::new(self.shared.clone()));
+        let reader = reader::RedisReader::new(
+            self.shared.clone(),
+            line.clone(),
+            read_queue,
+            errand_queue,
+            events.clone(),
+        );
         actix::spawn(lifelines.hold("the reader of redis").over(reader.run()));
+        let (orders, order_queue) = mpsc::unbounded_channel();
+        let presence = presence::RedisPresence::new(self.shared.clone(), line, order_queue, events.clone());
+        actix::spawn(lifelines.hold("the presence on redis").over(presence.run()));
         let lifeline = lifelines.hold("the subscriber of redis");
-        subscriber::RedisSubscriber::new(self.shared, (reads, errands), events, lifeline)
+        let queues = subscriber::Queues {
+            reads,
+            errands,
+            orders,
+        };
+        subscriber::RedisSubscriber::new(self.shared, queues, events, lifeline)
             .start()
             .recipient()
     }

@@ -1,32 +1,28 @@
-//! The reading connection: history is read here, so that publishes do not wait behind long reads.
+//! Reads history, on a connection ([`line`](mod@super::line)) on which no publish waits behind long reads.
 //!
 //! - Requests that wait together go out together; a batch shares [`MAX_BATCH_BYTES`], so that what is read at once is
 //!   bounded.
 //! - A read changes nothing, so one that is lost with its connection is sent again until [`PATIENCE`] ends.
-//! - The connection is opened when it is needed. It is replaced when the subscribing one has been: whatever broke that
-//!   one may have broken this one without a word.
 //! - What is not worth a connection of its own goes out here, too ([`errands`]).
 
 mod errands;
 
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use actix::Recipient;
-use log::{info, warn};
-use redis::aio::MultiplexedConnection;
+use log::warn;
 use redis::{Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 pub(super) use self::errands::Errand;
-use super::backoff::Backoff;
+use super::line::Line;
 use super::scripts::page;
 use super::{Shared, call_script, within};
 use crate::broker::LinkEvent;
 use crate::broker::history::{Page, PageLimit, ReadError, ReadOutcome, ReadRequest};
-use crate::metrics::labels;
 
 /// Requests in one batch at most.
 const MAX_BATCH: usize = 256;
@@ -45,19 +41,15 @@ pub(super) struct RedisReader {
     queue: mpsc::UnboundedReceiver<ReadRequest>,
     errands: mpsc::UnboundedReceiver<Errand>,
     events: Recipient<LinkEvent>,
-    connection: Option<Connection>,
-    backoff: Backoff,
-}
-
-struct Connection {
-    commands: MultiplexedConnection,
-    /// The subscribing connection that it was opened beside.
-    link: u64,
+    line: Rc<Line>,
+    /// The connection that was used last.
+    number: u64,
 }
 
 impl RedisReader {
     pub(super) fn new(
         shared: Arc<Shared>,
+        line: Rc<Line>,
         queue: mpsc::UnboundedReceiver<ReadRequest>,
         errands: mpsc::UnboundedReceiver<Errand>,
         events: Recipient<LinkEvent>,
@@ -67,8 +59,8 @@ impl RedisReader {
             queue,
             errands,
             events,
-            connection: None,
-            backoff: Backoff::default(),
+            line,
+            number: 0,
         }
     }
 
@@ -105,10 +97,10 @@ impl RedisReader {
             match self.try_read(requests).await {
                 Err(error) if Instant::now() < deadline => {
                     self.lost(&error);
-                    sleep(self.backoff.next(Instant::now(), fastrand::f64())).await;
+                    sleep(self.line.pause()).await;
                 }
                 Err(error) => {
-                    self.give_up_connection();
+                    self.line.give_up(self.number);
                     return Err(error);
                 }
                 Ok(replies) => return Ok(replies),
@@ -121,28 +113,14 @@ impl RedisReader {
         for request in requests {
             commands.add_command(self.shared.scripts.read(request));
         }
-        let shared = self.shared.clone();
-        let connection = self.connected().await?;
+        let mut connection = self.line.connected().await?;
+        self.number = connection.number;
         // Reading twice does no harm, so it does not matter how many of them knew the script.
-        let read = call_script(connection, &commands, &shared.scripts.read);
+        let read = call_script(&mut connection.commands, &commands, &self.shared.scripts.read);
         within(ANSWER_TIMEOUT, "a read", read).await
     }
 
-    async fn connected(&mut self) -> RedisResult<&mut MultiplexedConnection> {
-        let link = self.shared.link.load(Ordering::Relaxed);
-        let connection = match self.connection.take() {
-            Some(connection) if connection.link == link => connection,
-            _ => {
-                let commands = self.shared.dial(labels::Connection::Reader).await?;
-                self.backoff.connected(Instant::now());
-                info!("reading from redis");
-                Connection { commands, link }
-            }
-        };
-        Ok(&mut self.connection.insert(connection).commands)
-    }
-
-    fn understand(&mut self, requests: Vec<ReadRequest>, replies: Vec<Value>) -> Vec<ReadOutcome> {
+    fn understand(&self, requests: Vec<ReadRequest>, replies: Vec<Value>) -> Vec<ReadOutcome> {
         let mut replies = replies.into_iter();
         let mut demoted = false;
         let understand = |request: ReadRequest| {
@@ -164,21 +142,14 @@ impl RedisReader {
         let outcomes = requests.into_iter().map(understand).collect();
         if demoted {
             // This server has become a replica: its master is elsewhere.
-            self.give_up_connection();
+            self.line.give_up(self.number);
         }
         outcomes
     }
 
-    fn lost(&mut self, error: &RedisError) {
+    fn lost(&self, error: &RedisError) {
         warn!("redis reading connection lost: problem=\"{error}\"");
-        self.give_up_connection();
-    }
-
-    fn give_up_connection(&mut self) {
-        // There is none where the dial failed.
-        if self.connection.take().is_some() {
-            self.shared.metrics.redis_losses.inc(labels::Connection::Reader);
-        }
+        self.line.give_up(self.number);
     }
 }
 

@@ -12,8 +12,8 @@ use redis::{Cmd, RedisError, Value, cmd};
 use sha1::{Digest, Sha1};
 
 use super::payload;
-use crate::broker::RoomMessage;
 use crate::broker::history::{Entry, NUMBERING_TTL, Numbering, Page, ReadRequest, UNWRITTEN_TTL, hex};
+use crate::broker::{ChannelKind, RoomMessage};
 use crate::config::Retention;
 use crate::protocol::{Epoch, IdempotenceKey, Position, RoomName};
 
@@ -42,6 +42,13 @@ impl Script {
         load.arg("LOAD").arg(self.text);
         load
     }
+
+    /// The beginning of a call: what it is known by.
+    pub(super) fn call(&self) -> Cmd {
+        let mut call = cmd("EVALSHA");
+        call.arg(&self.digest);
+        call
+    }
 }
 
 /// All scripts, for one prefix and one retention.
@@ -50,6 +57,8 @@ pub(super) struct Scripts {
     pub(super) publish: Script,
     pub(super) read: Script,
     pub(super) forget: Script,
+    /// Makes changes of presence.
+    pub(super) list: Script,
     prefix: String,
     retention: Retention,
 }
@@ -83,6 +92,9 @@ pub(super) enum Numbered {
     Anew(Numbering, u64),
 }
 
+/// What stands before a room's name in the name of its presence channel. No room name contains U+0001.
+pub(super) const PRESENCE_CHANNEL: &str = "\u{1}presence:";
+
 const PUBLISH_ONCE: &str = include_str!("publish_once.lua");
 
 impl Scripts {
@@ -91,6 +103,7 @@ impl Scripts {
             publish: Script::new(include_str!("publish.lua")),
             read: Script::new(include_str!("read.lua")),
             forget: Script::new(include_str!("forget.lua")),
+            list: Script::new(include_str!("presence_apply.lua")),
             prefix: prefix.to_owned(),
             retention,
         }
@@ -101,12 +114,41 @@ impl Scripts {
         self.retention.is_on()
     }
 
-    /// The channel of a room.
-    pub(super) fn channel(&self, room: &RoomName) -> String {
-        format!("{}{room}", self.prefix)
+    /// A channel of a room.
+    pub(super) fn channel(&self, kind: ChannelKind, room: &RoomName) -> String {
+        match kind {
+            ChannelKind::Messages => format!("{}{room}", self.prefix),
+            ChannelKind::Presence => format!("{}{PRESENCE_CHANNEL}{room}", self.prefix),
+        }
     }
 
-    fn key(&self, room: &RoomName, what: &str) -> String {
+    /// The room that has this channel, and which of its channels that is.
+    pub(super) fn room_of(&self, channel: &str) -> Option<(ChannelKind, RoomName)> {
+        let channel = channel.strip_prefix(self.prefix.as_str())?;
+        let (kind, name) = match channel.strip_prefix(PRESENCE_CHANNEL) {
+            Some(name) => (ChannelKind::Presence, name),
+            None => (ChannelKind::Messages, channel),
+        };
+        RoomName::new(name).ok().map(|room| (kind, room))
+    }
+
+    /// What stands before a room's name in the name of its channel.
+    pub(super) fn channel_prefix(&self) -> String {
+        self.prefix.clone()
+    }
+
+    /// What stands before a room's name in the names of its keys.
+    pub(super) fn key_prefix(&self) -> String {
+        format!("roomcast:{{{}", tag(&self.prefix))
+    }
+
+    /// A key of the whole prefix.
+    pub(super) fn common_key(&self, what: &str) -> String {
+        format!("{}}}:{what}", self.key_prefix())
+    }
+
+    /// A key of a room.
+    pub(super) fn key(&self, room: &RoomName, what: &str) -> String {
         format!("roomcast:{{{}{}}}:{what}", tag(&self.prefix), tag(room.as_str()))
     }
 
@@ -128,7 +170,7 @@ impl Scripts {
 
     /// Publishes a message where there is no history.
     pub(super) fn publish_bare(&self, message: &RoomMessage, key: Option<&IdempotenceKey>) -> Cmd {
-        let channel = self.channel(&message.room);
+        let channel = self.channel(ChannelKind::Messages, &message.room);
         let Some(key) = key else {
             let mut publish = cmd("PUBLISH");
             publish.arg(channel).arg(payload::encode(message));
@@ -172,7 +214,7 @@ impl Scripts {
         ));
         for item in items {
             publish
-                .arg(self.channel(&item.message.room))
+                .arg(self.channel(ChannelKind::Messages, &item.message.room))
                 .arg(payload::encode_open(item.message))
                 .arg(item.seen.map_or_else(String::new, |seen| {
                     format!("{} {}", seen.numbering.epoch.as_str(), seen.numbering.secret())

@@ -10,7 +10,7 @@
 
 mod demands;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -28,9 +28,10 @@ use super::backoff::Backoff;
 use super::control::Demands;
 use super::payload::{self, PayloadError};
 use super::reader::Errand;
-use super::{CANARY_INTERVAL, DIAL_TIMEOUT, Shared, travelled, within};
+use super::{CANARY_INTERVAL, DIAL_TIMEOUT, Shared, presence, travelled, within};
 use crate::broker::history::{Arrival, ReadRequest};
-use crate::broker::{LinkCommand, LinkEvent, Transit};
+use crate::broker::presence::{Order, Present};
+use crate::broker::{ChannelKind, LinkCommand, LinkEvent, Transit};
 use crate::lifeline::Lifeline;
 use crate::metrics::labels::{Connection, Dropped};
 use crate::protocol::RoomName;
@@ -50,19 +51,30 @@ const MISSED_INTERVAL: Duration = Duration::from_millis(50);
 
 pub(super) struct RedisSubscriber {
     shared: Arc<Shared>,
-    reads: mpsc::UnboundedSender<ReadRequest>,
-    errands: mpsc::UnboundedSender<Errand>,
     demands: Demands,
+    queues: Queues,
     events: Recipient<LinkEvent>,
     generation: u64,
     link: Option<Link>,
-    subscribing: Batches,
-    unsubscribing: Batches,
+    batches: BTreeMap<(Verb, ChannelKind), Batches>,
     backoff: Backoff,
     drop_log: Throttle,
-    /// Rooms of which something was dropped.
-    missed: HashSet<RoomName>,
+    /// Channels on which something came that was dropped.
+    missed: BTreeMap<ChannelKind, HashSet<RoomName>>,
     _lifeline: Lifeline,
+}
+
+/// Where what needs no link goes.
+pub(super) struct Queues {
+    pub(super) reads: mpsc::UnboundedSender<ReadRequest>,
+    pub(super) errands: mpsc::UnboundedSender<Errand>,
+    pub(super) orders: mpsc::UnboundedSender<Vec<Order>>,
+}
+
+/// What has come on a channel.
+enum Arrived {
+    Message(Arrival),
+    Present(RoomName, Present),
 }
 
 struct Link {
@@ -93,7 +105,7 @@ impl Batches {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Verb {
     Subscribe,
     Unsubscribe,
@@ -102,23 +114,21 @@ enum Verb {
 impl RedisSubscriber {
     pub(super) fn new(
         shared: Arc<Shared>,
-        (reads, errands): (mpsc::UnboundedSender<ReadRequest>, mpsc::UnboundedSender<Errand>),
+        queues: Queues,
         events: Recipient<LinkEvent>,
         lifeline: Lifeline,
     ) -> Self {
         Self {
             demands: Demands::new(shared.node.clone()),
             shared,
-            reads,
-            errands,
+            queues,
             events,
             generation: 0,
             link: None,
-            subscribing: Batches::default(),
-            unsubscribing: Batches::default(),
+            batches: BTreeMap::new(),
             backoff: Backoff::default(),
             drop_log: Throttle::per_second(1),
-            missed: HashSet::new(),
+            missed: BTreeMap::new(),
             _lifeline: lifeline,
         }
     }
@@ -153,6 +163,7 @@ impl RedisSubscriber {
         let now = Instant::now();
         self.generation += 1;
         self.shared.link.store(self.generation, Ordering::Relaxed);
+        self.shared.has_link.store(true, Ordering::Relaxed);
         self.backoff.connected(now);
         self.shared.metrics.redis_connects.inc(Connection::Subscriber);
         self.shared.health.link_up(now);
@@ -166,6 +177,7 @@ impl RedisSubscriber {
 
     fn link_lost(&mut self, problem: &str, ctx: &mut Context<Self>) {
         let Some(link) = self.link.take() else { return };
+        self.shared.has_link.store(false, Ordering::Relaxed);
         ctx.cancel_future(link.stream);
         warn!(
             "redis subscription lost: generation={} problem={problem:?}",
@@ -173,33 +185,29 @@ impl RedisSubscriber {
         );
         self.shared.metrics.redis_losses.inc(Connection::Subscriber);
         self.missed.clear();
-        self.subscribing = Batches::default();
-        self.unsubscribing = Batches::default();
+        self.batches.clear();
         self.demands.fail_all("the link to redis was lost");
         self.events.do_send(LinkEvent::Down);
         self.dial_again(problem, ctx);
     }
 
-    fn batches(&mut self, verb: Verb) -> &mut Batches {
-        match verb {
-            Verb::Subscribe => &mut self.subscribing,
-            Verb::Unsubscribe => &mut self.unsubscribing,
-        }
+    fn batches(&mut self, verb: Verb, kind: ChannelKind) -> &mut Batches {
+        self.batches.entry((verb, kind)).or_default()
     }
 
-    fn send_batches(&mut self, verb: Verb, ctx: &mut Context<Self>) {
-        while let Some(rooms) = self.batches(verb).next() {
-            self.command(verb, rooms, ctx);
+    fn send_batches(&mut self, verb: Verb, kind: ChannelKind, ctx: &mut Context<Self>) {
+        while let Some(rooms) = self.batches(verb, kind).next() {
+            self.command(verb, kind, rooms, ctx);
         }
     }
 
     /// Sends a batch of rooms and reports what became of it, as long as the link is still the same.
-    fn command(&mut self, verb: Verb, rooms: Vec<RoomName>, ctx: &mut Context<Self>) {
+    fn command(&mut self, verb: Verb, kind: ChannelKind, rooms: Vec<RoomName>, ctx: &mut Context<Self>) {
         let Some(link) = &self.link else { return };
         let (mut sink, generation) = (link.sink.clone(), self.generation);
         let channels: Vec<String> = rooms
             .iter()
-            .map(|room| self.shared.scripts.channel(room))
+            .map(|room| self.shared.scripts.channel(kind, room))
             .collect();
         let call = async move {
             let call = async {
@@ -212,56 +220,73 @@ impl RedisSubscriber {
         };
         ctx.spawn(call.into_actor(self).map(move |outcome, actor, ctx| {
             if actor.generation == generation && actor.link.is_some() {
-                actor.batches(verb).under_way -= 1;
-                actor.commanded(verb, rooms, outcome, ctx);
-                actor.send_batches(verb, ctx);
+                actor.batches(verb, kind).under_way -= 1;
+                actor.commanded((verb, kind), rooms, outcome, ctx);
+                actor.send_batches(verb, kind, ctx);
             }
         }));
     }
 
     fn commanded(
         &mut self,
-        verb: Verb,
+        (verb, kind): (Verb, ChannelKind),
         rooms: Vec<RoomName>,
         outcome: RedisResult<()>,
         ctx: &mut Context<Self>,
     ) {
         let generation = self.generation;
         match (outcome, verb) {
-            (Ok(()), Verb::Subscribe) => self.events.do_send(LinkEvent::Opened { generation, rooms }),
-            (Ok(()), Verb::Unsubscribe) => self.events.do_send(LinkEvent::Closed { generation, rooms }),
-            (Err(error), Verb::Subscribe) if is_refusal(&error) => self.refused(rooms, &error, ctx),
+            (Ok(()), Verb::Subscribe) => self.events.do_send(LinkEvent::Opened {
+                generation,
+                kind,
+                rooms,
+            }),
+            (Ok(()), Verb::Unsubscribe) => self.events.do_send(LinkEvent::Closed {
+                generation,
+                kind,
+                rooms,
+            }),
+            (Err(error), Verb::Subscribe) if is_refusal(&error) => self.refused(kind, rooms, &error, ctx),
             (Err(error), _) => self.link_lost(&error.to_string(), ctx),
         }
     }
 
     /// Redis refuses a batch as a whole (access rights are checked for all its channels first), so the rooms of a
     /// refused one are asked for one by one.
-    fn refused(&mut self, mut rooms: Vec<RoomName>, error: &RedisError, ctx: &mut Context<Self>) {
+    fn refused(
+        &mut self,
+        kind: ChannelKind,
+        mut rooms: Vec<RoomName>,
+        error: &RedisError,
+        ctx: &mut Context<Self>,
+    ) {
         if rooms.len() > 1 {
             for room in rooms {
-                self.subscribing.under_way += 1;
-                self.command(Verb::Subscribe, vec![room], ctx);
+                self.batches(Verb::Subscribe, kind).under_way += 1;
+                self.command(Verb::Subscribe, kind, vec![room], ctx);
             }
         } else if let Some(room) = rooms.pop() {
             let reason = error.to_string();
             self.events.do_send(LinkEvent::Refused {
                 generation: self.generation,
+                kind,
                 room,
                 reason,
             });
         }
     }
 
-    /// Says which rooms something was dropped of, once there is room again for what will be read instead.
+    /// Says on which channels something was dropped, once there is room again for what will be read instead.
     fn tell_missed(&mut self) {
         if !self.missed.is_empty() && !Transit::is_full(&self.shared.metrics) {
-            let rooms = self.missed.drain().collect();
-            self.events.do_send(LinkEvent::Missed(rooms));
+            for (kind, rooms) in std::mem::take(&mut self.missed) {
+                self.events
+                    .do_send(LinkEvent::Missed(kind, rooms.into_iter().collect()));
+            }
         }
     }
 
-    fn understand(&mut self, message: &Msg, now: Instant) -> Option<Arrival> {
+    fn understand(&mut self, message: &Msg, now: Instant) -> Option<Arrived> {
         let shared = &self.shared;
         let channel = message.get_channel_name();
         if channel == shared.canary_channel {
@@ -277,11 +302,19 @@ impl RedisSubscriber {
             }
             return None;
         }
-        let room = RoomName::new(channel.strip_prefix(shared.prefix.as_str())?).ok()?;
+        let (kind, room) = shared.scripts.room_of(channel)?;
         let payload = message.get_payload_bytes();
         shared.metrics.redis_payload_bytes.inc_by(payload.len() as u64);
-        match payload::decode(&room, payload, shared.max_payload) {
-            Ok(arrival) => Some(arrival),
+        let arrived = match kind {
+            ChannelKind::Messages => {
+                payload::decode(&room, payload, shared.max_payload).map(Arrived::Message)
+            }
+            ChannelKind::Presence => {
+                presence::decode(payload).map(|present| Arrived::Present(room.clone(), present))
+            }
+        };
+        match arrived {
+            Ok(arrived) => Some(arrived),
             Err(error) => {
                 self.drop_payload(room.as_str(), error, now);
                 None
@@ -296,22 +329,33 @@ impl RedisSubscriber {
         }
     }
 
-    /// Hands on messages, unless the sessions are too far behind.
-    fn hand_on(&mut self, arrivals: Vec<Arrival>) {
-        if arrivals.is_empty() {
+    /// Hands on what has come, unless the sessions are too far behind.
+    fn hand_on(&mut self, arrivals: Vec<Arrival>, presents: Vec<(RoomName, Present)>) {
+        if arrivals.is_empty() && presents.is_empty() {
             return;
         }
         let metrics = &self.shared.metrics;
         if Transit::is_full(metrics) {
             let lost = arrivals.iter().filter(|arrival| arrival.claim.is_none()).count();
             metrics.dropped(Dropped::TransitFull, arrivals.len(), lost);
-            self.missed
-                .extend(arrivals.into_iter().map(|arrival| arrival.message.room));
+            let of_messages = arrivals.into_iter().map(|arrival| arrival.message.room);
+            let of_presence = presents.into_iter().map(|(room, _)| room);
+            let mut missed = |kind, rooms: Vec<RoomName>| self.missed.entry(kind).or_default().extend(rooms);
+            missed(ChannelKind::Messages, of_messages.collect());
+            missed(ChannelKind::Presence, of_presence.collect());
             return;
         }
         self.tell_missed();
-        let transit = Transit::begin(&arrivals, &self.shared.metrics);
-        self.events.do_send(LinkEvent::Messages(arrivals, transit));
+        let metrics = &self.shared.metrics;
+        if !arrivals.is_empty() {
+            let transit = Transit::begin(&arrivals, metrics);
+            self.events.do_send(LinkEvent::Messages(arrivals, transit));
+        }
+        if !presents.is_empty() {
+            let bytes = presents.iter().map(|(_, present)| present.cost()).sum();
+            let transit = Transit::of_bytes(bytes, metrics);
+            self.events.do_send(LinkEvent::Present(presents, transit));
+        }
     }
 }
 
@@ -349,11 +393,15 @@ impl Actor for RedisSubscriber {
 impl StreamHandler<Vec<Msg>> for RedisSubscriber {
     fn handle(&mut self, chunk: Vec<Msg>, _: &mut Self::Context) {
         let now = Instant::now();
-        let arrivals: Vec<Arrival> = chunk
-            .iter()
-            .filter_map(|message| self.understand(message, now))
-            .collect();
-        self.hand_on(arrivals);
+        let (mut arrivals, mut presents) = (Vec::new(), Vec::new());
+        for message in &chunk {
+            match self.understand(message, now) {
+                Some(Arrived::Message(arrival)) => arrivals.push(arrival),
+                Some(Arrived::Present(room, present)) => presents.push((room, present)),
+                None => {}
+            }
+        }
+        self.hand_on(arrivals, presents);
         // Behind them: what came before a room's history was deleted belongs before the gap.
         for message in &chunk {
             self.listen(message, now);
@@ -370,12 +418,20 @@ impl Handler<LinkCommand> for RedisSubscriber {
     type Result = ();
 
     fn handle(&mut self, command: LinkCommand, ctx: &mut Self::Context) {
-        let (verb, generation, rooms) = match command {
-            LinkCommand::Subscribe { generation, rooms } => (Verb::Subscribe, generation, rooms),
-            LinkCommand::Unsubscribe { generation, rooms } => (Verb::Unsubscribe, generation, rooms),
+        let (verb, generation, kind, rooms) = match command {
+            LinkCommand::Subscribe {
+                generation,
+                kind,
+                rooms,
+            } => (Verb::Subscribe, generation, kind, rooms),
+            LinkCommand::Unsubscribe {
+                generation,
+                kind,
+                rooms,
+            } => (Verb::Unsubscribe, generation, kind, rooms),
             LinkCommand::Forget { room, reply } => {
                 // Dropped, it says so to whoever waits.
-                let _ = self.errands.send(Errand::forget(room, reply));
+                let _ = self.queues.errands.send(Errand::forget(room, reply));
                 return;
             }
             LinkCommand::Demand { demand, reply } => {
@@ -387,8 +443,12 @@ impl Handler<LinkCommand> for RedisSubscriber {
             LinkCommand::Read(requests) => {
                 for request in requests {
                     // Fails when the reader has died, and the node is ending for it.
-                    let _ = self.reads.send(request);
+                    let _ = self.queues.reads.send(request);
                 }
+                return;
+            }
+            LinkCommand::Presence(orders) => {
+                let _ = self.queues.orders.send(orders);
                 return;
             }
         };
@@ -399,7 +459,7 @@ impl Handler<LinkCommand> for RedisSubscriber {
             );
             return;
         }
-        self.batches(verb).waiting.extend(rooms);
-        self.send_batches(verb, ctx);
+        self.batches(verb, kind).waiting.extend(rooms);
+        self.send_batches(verb, kind, ctx);
     }
 }

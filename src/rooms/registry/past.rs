@@ -66,9 +66,17 @@ impl RoomRegistry {
             .entry(room.clone())
             .or_insert_with(|| Timeline::new(room.clone(), kept, fill_bytes));
         let part_bytes = self.limits.part_bytes();
-        let admitted = self
-            .table
-            .admit(room, only, |waiter| timeline.admit(&mut waiter.wish, part_bytes));
+        let (presence, has_presence) = (&self.presence, self.presence_ledger.is_live(room));
+        let admitted = self.table.admit(room, only, |waiter| {
+            // Who wants to be listed is no member before everybody can see it.
+            let is_ready = !presence.is_occupant(waiter.session, room)
+                || (has_presence && presence.is_listed(waiter.session, room));
+            if is_ready {
+                timeline.admit(&mut waiter.wish, part_bytes)
+            } else {
+                None
+            }
+        });
         let mut parts = Vec::new();
         if let Some(pulls) = self.pulls.get_mut(room) {
             pulls.retain(|pull| {
@@ -84,6 +92,7 @@ impl RoomRegistry {
         count::incidents(&self.metrics, timeline);
         for (waiter, admission) in admitted {
             count::admission(&self.metrics, &admission);
+            self.presence.listen(waiter.session, room);
             if let Some(ticket) = waiter.ticket {
                 self.tell(waiter.session, Notice::Joined(ticket, Box::new(admission)));
             }

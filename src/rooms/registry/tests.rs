@@ -9,6 +9,7 @@ use crate::broker::RoomMessage;
 use crate::broker::history::{Entry, Numbering, Page, ReadError, ReadOutcome};
 use crate::lifeline::{Ends, Lifelines};
 use crate::protocol::{Content, Epoch, Position, Replay};
+use crate::rooms::{Abort, Disconnect, Join, Leave, Narrow};
 use crate::tokens::Rights;
 
 mod demands;
@@ -109,6 +110,7 @@ impl Stage {
             ticket: 7,
             dialect,
             replay: Replay::default(),
+            presence: None,
         });
     }
 
@@ -123,6 +125,7 @@ impl Stage {
     fn opened(&self, generation: u64, room: &RoomName) {
         self.registry.do_send(LinkEvent::Opened {
             generation,
+            kind: ChannelKind::Messages,
             rooms: vec![room.clone()],
         });
     }
@@ -170,13 +173,18 @@ impl Stage {
             .await
             .expect("a command in time");
         match command.expect("the link lives") {
-            LinkCommand::Subscribe { generation, rooms } => format!("subscribe {generation} {rooms:?}"),
-            LinkCommand::Unsubscribe { generation, rooms } => {
+            LinkCommand::Subscribe {
+                generation, rooms, ..
+            } => format!("subscribe {generation} {rooms:?}"),
+            LinkCommand::Unsubscribe {
+                generation, rooms, ..
+            } => {
                 format!("unsubscribe {generation} {rooms:?}")
             }
             LinkCommand::Read(requests) => format!("read {requests:?}"),
             LinkCommand::Forget { room, .. } => format!("forget {room:?}"),
             LinkCommand::Demand { demand, .. } => format!("demand {demand:?}"),
+            LinkCommand::Presence(orders) => format!("presence {orders:?}"),
             LinkCommand::Panic => "panic".to_owned(),
         }
     }
@@ -386,6 +394,7 @@ async fn a_refused_room_disappoints_those_who_wait() {
     stage.command().await;
     stage.registry.do_send(LinkEvent::Refused {
         generation: 1,
+        kind: ChannelKind::Messages,
         room: r,
         reason: "no".to_owned(),
     });
@@ -460,6 +469,7 @@ async fn after_a_loss_all_rooms_are_read_at_once_and_filled_before_newcomers_are
     stage.command().await;
     stage.registry.do_send(LinkEvent::Opened {
         generation: 2,
+        kind: ChannelKind::Messages,
         rooms: vec![r.clone(), other.clone()],
     });
     stage.join(session(2), &r, Dialect::V1);
@@ -497,6 +507,7 @@ async fn many_who_come_back_share_one_read() {
                 }),
                 last: 0,
             },
+            presence: None,
         });
     }
     let reads = stage.reads().await;

@@ -60,6 +60,7 @@ fn told<'a>(events: impl IntoIterator<Item = &'a RoomEvent>) -> Vec<String> {
             format!("{after}..{}{}", goes_on.epoch.as_str(), goes_on.offset)
         }
         EventKind::Gap(_, None) => "..".to_owned(),
+        EventKind::Presence(..) => unreachable!("a timeline knows nothing of it"),
     };
     events.into_iter().map(told).collect()
 }

@@ -315,14 +315,9 @@ async fn whatever_is_asked_the_answer_is_one_that_the_document_promises() {
             }
         }
         println!("{} kinds of good answers, {} of bad ones", good.len(), bad.len());
-        let paths = DOCUMENT["paths"].as_object().expect("paths").keys();
-        let asked: Vec<_> = paths
-            .filter(|path| good.contains(&(path.as_str(), 200)))
-            .collect();
-        assert!(
-            asked.len() + 1 >= DOCUMENT["paths"].as_object().expect("paths").len(),
-            "{asked:?}"
-        );
+        let mut paths = DOCUMENT["paths"].as_object().expect("paths").keys();
+        let unanswered = paths.find(|path| !good.contains(&(path.as_str(), 200)));
+        assert_eq!(unanswered, None, "no request was good");
         for node in &site.nodes {
             assert!(!node.log().contains("panic"), "{}", node.log());
             assert_eq!(node.metric("roomcast_session_panics_total").await, 0);

@@ -4,7 +4,7 @@ use redis::aio::MultiplexedConnection;
 use serde_json::json;
 
 use super::publish;
-use crate::support::client::Client;
+use crate::support::client::{Client, Event};
 use crate::support::eventually;
 use crate::support::node::Node;
 use crate::support::redis::Redis;
@@ -104,13 +104,27 @@ async fn a_user_with_few_rights_is_enough() {
     )
     .await;
     let commands = "subscribe unsubscribe publish eval evalsha script|load get set del \
-                    hset hincrby hgetall hdel xadd xrange xdel pexpire pttl time";
+                    hset hincrby hgetall hdel hget hmget hlen hexists hrandfield exists xadd xrange xdel pexpire pttl time";
     for command in commands.split_whitespace() {
         run(&mut control, &["ACL", "SETUSER", "app", &format!("+{command}")]).await;
     }
     let url = redis.url().replacen("redis://", "redis://app:secret@", 1);
     let node = Node::on_redis(&url).await;
     assert_serves(&node).await;
+    let mut client = Client::v1(&node.ws_url()).await;
+    let enter = json!({"type": "SUBSCRIBE", "room": "room1", "presence": true});
+    assert_eq!(client.call(enter).await["type"], "subscribed");
+    let members = json!({"type": "MEMBERS", "room": "room1"});
+    assert_eq!(client.call(members).await["count"], 1);
+    // Those of a node that dies are taken off, too.
+    let other = Node::on_redis(&url).await;
+    let mut gone = Client::v1(&other.ws_url()).await;
+    let enter = json!({"type": "SUBSCRIBE", "room": "room1", "presence": true});
+    assert_eq!(gone.call(enter).await["type"], "subscribed");
+    assert_eq!(client.json().await["type"], "joined");
+    other.signal(rustix::process::Signal::KILL);
+    let left = client.event_within(std::time::Duration::from_secs(15)).await;
+    assert!(matches!(left, Some(Event::Text(frame)) if frame.contains("left")));
     assert!(!node.log().contains("secret"), "{}", node.log());
 }
 

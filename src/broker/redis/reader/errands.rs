@@ -114,13 +114,13 @@ impl RedisReader {
                     if Instant::now() >= deadline {
                         return Err(error);
                     }
-                    sleep(self.backoff.next(Instant::now(), fastrand::f64())).await;
+                    sleep(self.line.pause()).await;
                 }
                 Ok(Value::ServerError(error)) => {
                     let error = RedisError::from(error);
                     if error.code() == Some("READONLY") {
                         // This server has become a replica: its master is elsewhere.
-                        self.give_up_connection();
+                        self.line.give_up(self.number);
                     }
                     return Err(error);
                 }
@@ -130,9 +130,9 @@ impl RedisReader {
     }
 
     async fn try_send(&mut self, commands: &Pipeline) -> RedisResult<Value> {
-        let shared = self.shared.clone();
-        let connection = self.connected().await?;
-        let sent = call_script(connection, commands, &shared.scripts.forget);
+        let mut connection = self.line.connected().await?;
+        self.number = connection.number;
+        let sent = call_script(&mut connection.commands, commands, &self.shared.scripts.forget);
         let reply = within(ANSWER_TIMEOUT, "an errand", sent).await?.pop();
         reply.ok_or_else(|| RedisError::from(std::io::Error::other("a reply is missing")))
     }

@@ -7,10 +7,10 @@ use redis::Msg;
 use tokio::sync::oneshot;
 
 use super::RedisSubscriber;
-use crate::broker::LinkEvent;
 use crate::broker::control::{Demand, Done};
 use crate::broker::redis::control::{Control, MetReply};
 use crate::broker::redis::reader::Errand;
+use crate::broker::{ChannelKind, LinkEvent};
 
 /// How long the nodes may take to meet a demand.
 const PATIENCE: Duration = Duration::from_millis(2_700);
@@ -32,7 +32,7 @@ impl RedisSubscriber {
         };
         let channel = self.shared.control_channel.clone();
         // Fails when the reader has died, and the node is ending for it.
-        let _ = self.errands.send(Errand::tell(channel, control, heard));
+        let _ = self.queues.errands.send(Errand::tell(channel, control, heard));
         ctx.spawn(hears.into_actor(self).map(move |heard, actor, _| match heard {
             Ok(Ok(count)) => actor.demands.heard(id, count),
             Ok(Err(problem)) => actor.demands.fail(id, problem),
@@ -51,7 +51,7 @@ impl RedisSubscriber {
         let is_answer = channel.len() > shared.control_channel.len();
         match (Control::decode(message.get_payload_bytes()), is_answer) {
             (Ok(Control::Demand { id, from, demand }), false) => {
-                let (errands, channel) = (self.errands.clone(), shared.answer_channel(&from));
+                let (errands, channel) = (self.queues.errands.clone(), shared.answer_channel(&from));
                 let own = shared.node.to_string();
                 let done = Done::new(move |sessions| {
                     let (heard, _) = oneshot::channel();
@@ -66,7 +66,8 @@ impl RedisSubscriber {
             }
             (Ok(Control::Met { id, from, sessions }), true) => self.demands.met(id, from, sessions),
             (Ok(Control::Forgotten { room }), false) => {
-                self.events.do_send(LinkEvent::Missed(vec![room]));
+                self.events
+                    .do_send(LinkEvent::Missed(ChannelKind::Messages, vec![room]));
             }
             (Ok(_), _) => self.drop_payload(channel, super::PayloadError::Malformed, now),
             (Err(error), _) => self.drop_payload(channel, error, now),

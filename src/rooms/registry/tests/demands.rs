@@ -36,6 +36,7 @@ async fn a_closed_session_is_out_before_the_answer_and_does_not_come_in_again() 
     stage.join(session(2), &r, Dialect::V1);
     stage.registry.do_send(LinkEvent::Closed {
         generation: 1,
+        kind: ChannelKind::Messages,
         rooms: vec![r.clone()],
     });
     assert_eq!(stage.command().await, r#"subscribe 1 ["r"]"#);

@@ -145,7 +145,7 @@ impl Subscriber {
                     self.epoch = goes_on.epoch.clone();
                     self.offset = goes_on.offset;
                 }
-                EventKind::Gap(_, None) => prop_assert!(false, "there is history"),
+                EventKind::Gap(_, None) | EventKind::Presence(..) => prop_assert!(false, "there is history"),
             }
         }
         Ok(())
