@@ -97,6 +97,20 @@ impl MemberList {
         self.count == self.members.len() as u64
     }
 
+    /// The list, cut to about so many bytes.
+    #[must_use]
+    pub fn within(mut self, bytes: usize) -> Self {
+        let mut left = bytes;
+        let fits = self.members.iter().take_while(|member| {
+            let rest = left.checked_sub(member_bytes(member));
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        });
+        let fitting = fits.count();
+        self.members.truncate(fitting);
+        self
+    }
+
     /// About the bytes of the frame that tells it.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -152,5 +166,18 @@ mod tests {
         );
         let list = MemberList::new(900, members(1_000));
         assert_eq!((list.count, list.is_whole()), (1_000, true));
+    }
+
+    #[test]
+    fn a_list_is_cut_to_what_may_be_sent_and_its_count_is_not() {
+        let member = |number: usize| Member {
+            session: format!("{number:04}").into(),
+            user: None,
+        };
+        let list = MemberList::new(40, (0..40).map(member).collect());
+        let each = member_bytes(&list.members[0]);
+        let cut = list.clone().within(10 * each + 1);
+        assert_eq!((cut.count, cut.members.len()), (40, 10));
+        assert_eq!(list.clone().within(40 * each), list);
     }
 }

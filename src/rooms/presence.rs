@@ -33,6 +33,8 @@ pub struct Presence {
     sessions: FxHashMap<SessionId, Vec<RoomName>>,
     /// Changes whose answer somebody waits for, by serial.
     awaited: HashMap<u64, Awaited>,
+    /// Those of them that are exits with a ticket.
+    exits: HashMap<SessionId, Vec<(RoomName, u64)>>,
     /// Rooms whose roster is read again, in the order in which that is due.
     rereads: VecDeque<(Instant, RoomName)>,
     orders: Vec<Order>,
@@ -164,6 +166,26 @@ impl Presence {
 
     /// A session does not want to be listed any more, or is not in the room any more.
     pub fn withdraw(&mut self, session: SessionId, room: &RoomName) -> Withdrawn {
+        let exit = self.take_exit(session, |(left, _)| left == room);
+        let exit = exit.and_then(|serial| self.awaited.remove(&serial)?.ticket);
+        let withdrawn = self.withdraw_occupant(session, room);
+        Withdrawn {
+            ticket: withdrawn.ticket.or(exit),
+            ..withdrawn
+        }
+    }
+
+    /// The serial of one of a session's exits, which is not one any more.
+    fn take_exit(&mut self, session: SessionId, is_it: impl Fn(&(RoomName, u64)) -> bool) -> Option<u64> {
+        let exits = self.exits.get_mut(&session)?;
+        let (_, serial) = exits.remove(exits.iter().position(is_it)?);
+        if exits.is_empty() {
+            self.exits.remove(&session);
+        }
+        Some(serial)
+    }
+
+    fn withdraw_occupant(&mut self, session: SessionId, room: &RoomName) -> Withdrawn {
         let Some(state) = self.rooms.get_mut(room) else {
             return Withdrawn::default();
         };
@@ -195,7 +217,11 @@ impl Presence {
 
     /// [`Presence::withdraw`] for a member of the room who waits until that is so.
     pub fn exit(&mut self, session: SessionId, room: &RoomName, member: Member, ticket: Ticket) -> Withdrawn {
-        let withdrawn = self.withdraw(session, room);
+        let withdrawn = self.withdraw_occupant(session, room);
+        self.exits
+            .entry(session)
+            .or_default()
+            .push((room.clone(), self.last_serial + 1));
         // Also if it was no occupant: an earlier exit may be under way.
         let serial = self.next_serial();
         self.change(room, member, false, serial);
@@ -222,6 +248,7 @@ impl Presence {
             .find(|(_, exit)| exit.ticket == Some(ticket) && exit.session == session)?
             .0;
         self.awaited.remove(&serial);
+        self.take_exit(session, |(_, exit)| *exit == serial);
         Some(Withdrawn::default())
     }
 
@@ -272,6 +299,9 @@ impl Presence {
             room,
             ticket,
         } = self.awaited.remove(&serial)?;
+        if ticket.is_some() {
+            self.take_exit(session, |(_, exit)| *exit == serial);
+        }
         if let Some(state) = self.rooms.get_mut(&room)
             && let Some(occupant) = state.occupants.get_mut(&session)
             && occupant.serial == Some(serial)

@@ -125,6 +125,11 @@ impl RegistryLimits {
         (self.max_backlog / 4).min(MAX_PART_BYTES)
     }
 
+    /// Bytes of a list of members: a list alone must not make a peer look slow.
+    fn list_bytes(self) -> usize {
+        self.max_backlog / 4
+    }
+
     /// Bytes of what all members of a room are told at once.
     fn fill_bytes(self) -> usize {
         const MAX_FILL_BYTES: usize = 128 * 1024;
@@ -419,6 +424,8 @@ impl Handler<LinkEvent> for RoomRegistry {
             LinkEvent::Up { generation } => {
                 self.ledger.link_up(generation);
                 self.presence_ledger.link_up(generation);
+                // What was asked before may take seconds to be given up, and nobody wants its answer any more.
+                self.orphaned_reads.clear();
             }
             LinkEvent::Down => {
                 self.ledger.link_down();
@@ -429,6 +436,7 @@ impl Handler<LinkEvent> for RoomRegistry {
                 }
                 self.held_bytes = self.timelines.values().map(Timeline::held_bytes).sum();
                 self.defer_plain();
+                self.give_up_lists();
             }
             LinkEvent::Opened {
                 generation,

@@ -41,7 +41,7 @@ pub struct Vitals {
     pinged: Cell<Option<Instant>>,
     closing: Cell<Option<Instant>>,
     /// When the session may not be there any more.
-    due: Cell<Option<Instant>>,
+    due: Cell<Option<(Instant, CloseCode)>>,
     evicted: Cell<bool>,
     ending: Cell<Option<Ending>>,
     eviction_counted: Cell<bool>,
@@ -68,7 +68,7 @@ pub enum Verdict {
     /// Tell the session to close.
     Close(CloseCode),
     /// Its time is over: tell it to close, and let it leave its rooms at once.
-    Expel,
+    Expel(CloseCode),
     /// End its socket: the session cannot do it itself.
     Cut,
 }
@@ -143,9 +143,9 @@ impl Vitals {
         }
     }
 
-    /// From this time on the session may not be there any more; `None`: it may be for ever.
-    pub fn end_at(&self, due: Option<Instant>) {
-        self.due.set(due);
+    /// From this time on the session may not be there any more, and is closed with this code; `None`: it may be for ever.
+    pub fn end_at(&self, due: Option<Instant>, code: CloseCode) {
+        self.due.set(due.map(|due| (due, code)));
     }
 
     /// Whether an eviction is the session's first, and to be counted.
@@ -209,8 +209,8 @@ impl Vitals {
             };
         }
         // A session that is not frozen sees to that itself, and sooner.
-        if self.due.get().is_some_and(|due| due <= now) {
-            return Verdict::Expel;
+        if let Some((_, code)) = self.due.get().filter(|(due, _)| *due <= now) {
+            return Verdict::Expel(code);
         }
         if still >= FROZEN_AFTER {
             return Verdict::Well;
@@ -262,18 +262,18 @@ mod tests {
         let start = Instant::now();
         let vitals = new(start);
         let after = |seconds| start + Duration::from_secs(seconds);
-        vitals.end_at(Some(after(4)));
+        vitals.end_at(Some(after(4)), CloseCode::Expired);
         // Something waits, and nothing moves.
         assert!(vitals.queue(1));
         assert_eq!(vitals.check(after(3)), Verdict::Well);
-        assert_eq!(vitals.check(after(4)), Verdict::Expel);
+        assert_eq!(vitals.check(after(4)), Verdict::Expel(CloseCode::Expired));
         // It is given the time of every session that closes.
         vitals.close(after(4));
         assert_eq!(vitals.check(after(5)), Verdict::Well);
         assert_eq!(vitals.check(after(12)), Verdict::Cut);
         let vitals = new(start);
-        vitals.end_at(Some(after(4)));
-        vitals.end_at(None);
+        vitals.end_at(Some(after(4)), CloseCode::Expired);
+        vitals.end_at(None, CloseCode::Expired);
         assert_eq!(vitals.check(after(5)), Verdict::Well);
     }
 

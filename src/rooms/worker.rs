@@ -336,7 +336,8 @@ impl Worker {
         let mut sessions = Vec::new();
         for (id, session) in self.sessions.borrow().iter() {
             let is_theirs = session.user.get() == Some(&search.user);
-            if !is_theirs || session.vitals.is_closing() {
+            // One that is closing may still be a member; closed it is without that.
+            if !is_theirs || (search.closes && session.vitals.is_closing()) {
                 continue;
             }
             sessions.push(*id);
@@ -447,9 +448,9 @@ impl Worker {
                         self.registry.do_send(Disconnect { session: *id });
                         session.mailbox.do_send(Notice::Close(code));
                     }
-                    Verdict::Expel => {
+                    Verdict::Expel(code) => {
                         self.registry.do_send(Disconnect { session: *id });
-                        self.post(*id, session, Notice::Close(CloseCode::Expired), 0);
+                        self.post(*id, session, Notice::Close(code), 0);
                     }
                     Verdict::Cut => {
                         debug!("session stuck: session={id} backlog={}", session.vitals.backlog());

@@ -73,6 +73,8 @@ pub struct WsSession {
     standing: Standing,
     /// Looks whether the time of the session is over.
     timer: Option<SpawnHandle>,
+    /// When the node will close it, as long as the peer cannot be told.
+    bye: Option<Instant>,
     /// The node stops, and nothing more is taken.
     retiring: bool,
     /// The close frame is written, or the connection is gone.
@@ -107,6 +109,7 @@ impl WsSession {
             joiner: Joiner::new(seat.service == Service::Echo),
             lanes: Lanes::default(),
             replays: Replays::default(),
+            bye: None,
             retiring: false,
             ended: false,
             seat,
@@ -523,6 +526,10 @@ impl Handler<Notice> for WsSession {
             Notice::Members(ticket, members) => self.answered(ticket, Reply::members(members), ctx),
             Notice::Room(_) => {}
             Notice::Ping => ctx.ping(b""),
+            // Nothing comes before `welcome`.
+            Notice::Bye(closes_in) if self.standing.is_awaited() => {
+                self.bye = Some(Instant::now() + closes_in);
+            }
             Notice::Bye(closes_in) => self.say_bye(closes_in, ctx),
             Notice::Retire => self.retire(ctx),
             Notice::Close(code) => self.close_with(code, ctx),

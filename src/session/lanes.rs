@@ -110,7 +110,7 @@ const LONG_LANE: usize = 8;
 const COMMAND_COST: usize = 256;
 
 /// What a MEMBERS costs beside, in bytes: about its longest answer, so that few of these wait for a peer at once.
-const MEMBERS_COST: usize = 64 * 1024;
+const MEMBERS_COST: usize = 256 * 1024;
 
 impl Entry {
     /// Commands are begun in their order.

@@ -6,6 +6,7 @@
 --       5 how many fields of the second key go  then these, and then those that come
 --       then for each room: its channel; what is published there; "r" if this node holds nothing in it as yet, or ''; how many
 --       come and how many go; session and value of those, session of these
+--       at last how long a room that is new to the node lives from now on if nobody renews it, ms
 -- Returns 'LOST' if the lease is not what it was: its node was taken for dead, or data was lost, or this batch was overtaken.
 -- Otherwise the beat, and for each room with "r" what was in it before; for the others 0.
 --
@@ -47,7 +48,10 @@ for index, room in ipairs(rooms) do
   local key, first, before = KEYS[index + 2], room.at + 5, 0
   if ARGV[room.at + 2] == 'r' then before = occupied and call('HGETALL', key) or {} end
   local changed = 0
-  if room.come > 0 then changed = call('HSET', key, unpack(ARGV, first, first + 2 * room.come - 1)) end
+  if room.come > 0 then
+    changed = call('HSET', key, unpack(ARGV, first, first + 2 * room.come - 1))
+    if ARGV[room.at + 2] == 'r' then call('PEXPIRE', key, ARGV[#ARGV]) end
+  end
   first = first + 2 * room.come
   if room.go > 0 then changed = changed + call('HDEL', key, unpack(ARGV, first, first + room.go - 1)) end
   -- Where nobody was there is nobody to be told.

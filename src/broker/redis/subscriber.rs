@@ -10,7 +10,7 @@
 
 mod demands;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -86,7 +86,7 @@ struct Link {
 /// registry has one command under way per room, so the order between them is free.
 #[derive(Default)]
 struct Batches {
-    waiting: Vec<RoomName>,
+    waiting: VecDeque<RoomName>,
     under_way: usize,
 }
 
@@ -98,10 +98,7 @@ impl Batches {
             return None;
         }
         self.under_way += 1;
-        Some(
-            self.waiting
-                .split_off(waiting.saturating_sub(MAX_ROOMS_PER_COMMAND)),
-        )
+        Some(self.waiting.drain(..waiting.min(MAX_ROOMS_PER_COMMAND)).collect())
     }
 }
 

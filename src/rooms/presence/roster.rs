@@ -52,6 +52,10 @@ impl Roster {
     /// The channel was not live for a while, so what came on it is of no use for what is read now.
     pub(super) fn interrupted(&mut self) {
         self.recent.clear();
+        if !self.known {
+            // Nobody was told of these, and who has left meanwhile would stay.
+            self.members.clear();
+        }
     }
 
     pub(super) fn changed(&mut self, present: Present, now: Instant) -> News {

@@ -153,6 +153,19 @@ fn a_member_whose_listing_changes_is_answered_when_it_is_so() {
 }
 
 #[test]
+fn who_is_put_out_while_it_waits_not_to_be_listed_gets_its_ticket_back_and_no_confirmation() {
+    let (mut presence, _) = listed(Instant::now(), &[1]);
+    let _ = presence.exit(session(0), &room(), member(0), 80);
+    let orders = presence.take_orders();
+    let [Order::Change(Change { serial: last, .. })] = orders[orders.len() - 1..] else {
+        panic!("{orders:?}");
+    };
+    assert_eq!(presence.withdraw(session(0), &room()).ticket, Some(80));
+    assert_eq!(presence.settled(last), None);
+    assert!(presence.exits.is_empty());
+}
+
+#[test]
 fn a_list_does_not_contradict_what_was_told_since_it_was_asked_for() {
     let now = Instant::now();
     let (mut presence, _) = listed(now, &[1, 2]);

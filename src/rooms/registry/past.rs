@@ -180,6 +180,9 @@ impl RoomRegistry {
                 self.reads_again
                     .push_back((Instant::now() + READ_AGAIN_AFTER, room));
             }
+            // One from before the link was lost.
+            Err(ReadError::Refused(_))
+                if self.timelines.get(&room).and_then(Timeline::reading) != Some(id) => {}
             Err(ReadError::Refused(reason)) => {
                 if let Some(unlogged) = self.refusal_log.pass(Instant::now()) {
                     warn!("history cannot be read: room={room:?} reason={reason:?} unlogged={unlogged}");

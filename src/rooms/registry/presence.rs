@@ -21,6 +21,8 @@ use crate::rooms::{ListMembers, Listing, MembersReply, NotJoined, Notice, RoomEv
 /// How long a list is waited for.
 const LIST_PATIENCE: Duration = Duration::from_millis(1_500);
 
+const NO_LINK: &str = "there is no link to the broker";
+
 /// Who waits for the list of each room.
 pub(super) type Listings = HashMap<RoomName, Waiting>;
 
@@ -218,7 +220,8 @@ impl RoomRegistry {
         let Some((_, asked)) = listing.reading.take_if(|(reading, _)| *reading == serial) else {
             return;
         };
-        let list = list.map(|list| Arc::new(self.presence.corrected(room, list, asked)));
+        let most = self.limits.list_bytes();
+        let list = list.map(|list| Arc::new(self.presence.corrected(room, list, asked).within(most)));
         for (_, reply) in std::mem::take(&mut listing.served) {
             reply.give(list.clone());
         }
@@ -242,6 +245,15 @@ impl RoomRegistry {
         listing.reading = Some((serial, Instant::now()));
     }
 
+    /// Without a link nobody waits for a list: publishes behind it could not be answered in time.
+    pub(super) fn give_up_lists(&mut self) {
+        for (_, Waiting { served, next, .. }) in self.listings.drain() {
+            for (_, reply) in served.into_iter().chain(next) {
+                reply.give(Err(NO_LINK.to_owned()));
+            }
+        }
+    }
+
     pub(super) fn tick_presence(&mut self, now: Instant) {
         let ledger = &self.presence_ledger;
         self.presence.read_again(now, |room| ledger.is_live(room));
@@ -261,6 +273,10 @@ impl Handler<ListMembers> for RoomRegistry {
     type Result = ();
 
     fn handle(&mut self, ListMembers { room, reply }: ListMembers, ctx: &mut Context<Self>) {
+        if !self.ledger.has_link() {
+            reply.give(Err(NO_LINK.to_owned()));
+            return;
+        }
         let listing = self.listings.entry(room.clone()).or_default();
         listing.next.push((Instant::now(), reply));
         self.read_list(&room);

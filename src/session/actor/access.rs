@@ -64,6 +64,9 @@ impl WsSession {
                 let _ = self.seat.user.set(user);
             }
             self.welcome(ctx);
+            if let Some(closes_at) = self.bye.take() {
+                self.say_bye(closes_at.saturating_duration_since(Instant::now()), ctx);
+            }
         } else {
             self.seat.hub.registry.do_send(Narrow {
                 session: self.id,
@@ -80,12 +83,16 @@ impl WsSession {
         }
         let now = Instant::now();
         let left = self.standing.time_left(now, SystemTime::now());
-        self.vitals.end_at(left.and_then(|left| now.checked_add(left)));
+        let code = if self.standing.is_awaited() {
+            CloseCode::Policy
+        } else {
+            CloseCode::Expired
+        };
+        self.vitals
+            .end_at(left.and_then(|left| now.checked_add(left)), code);
         match left {
             None => {}
-            // No token at all has come in time.
-            Some(Duration::ZERO) if self.standing.is_awaited() => self.close_with(CloseCode::Policy, ctx),
-            Some(Duration::ZERO) => self.close_with(CloseCode::Expired, ctx),
+            Some(Duration::ZERO) => self.close_with(code, ctx),
             Some(left) => {
                 let look_again = |actor: &mut Self, ctx: &mut Ctx| {
                     actor.timer = None;

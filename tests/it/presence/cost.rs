@@ -97,7 +97,8 @@ async fn assert_cheap(sessions: usize, rooms: Option<usize>) {
     let clients = enter(&node, sessions, rooms).await;
     let each = since(&redis, &before, began).await / entries;
     println!("{entries} entries: {each:.3} commands each");
-    assert!(each <= 2.0, "{each} commands for each that enters");
+    // Two for each, and what a batch of hundreds costs once.
+    assert!(each <= 2.05, "{each} commands for each that enters");
 
     // At rest, whatever the number of members.
     const REST: Duration = Duration::from_secs(8);

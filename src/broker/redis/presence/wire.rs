@@ -150,6 +150,7 @@ pub(super) fn apply(scripts: &Scripts, batch: &Batch) -> Cmd {
             apply.arg(&*member.session);
         }
     }
+    apply.arg(KEY_TTL_SECONDS * 1_000);
     apply
 }
 
