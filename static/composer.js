@@ -8,6 +8,7 @@ export class Composer {
     this.field = byId("composer-text");
     this.onSend = onSend;
     this.field.oninput = () => this.#grow();
+    addEventListener("resize", () => this.#grow());
     this.field.onkeydown = (/** @type {KeyboardEvent} */ event) => {
       // While an input method composes, Enter belongs to it.
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
