@@ -10,6 +10,7 @@ mod members;
 mod pages;
 mod paths;
 mod publish;
+mod recipes;
 mod rooms;
 mod users;
 
