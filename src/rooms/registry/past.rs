@@ -180,7 +180,7 @@ impl RoomRegistry {
                 self.reads_again
                     .push_back((Instant::now() + READ_AGAIN_AFTER, room));
             }
-            // One from before the link was lost.
+            // One from before the link was lost, or everybody has left meanwhile.
             Err(ReadError::Refused(_))
                 if self.timelines.get(&room).and_then(Timeline::reading) != Some(id) => {}
             Err(ReadError::Refused(reason)) => {
@@ -188,11 +188,7 @@ impl RoomRegistry {
                     warn!("history cannot be read: room={room:?} reason={reason:?} unlogged={unlogged}");
                 }
                 let events = self.with_timeline(&room, |timeline| timeline.read_refused(id));
-                let Some(events) = events else {
-                    // Everybody has left meanwhile.
-                    return;
-                };
-                self.tell_members(&room, events, None);
+                self.tell_members(&room, events.unwrap_or_default(), None);
                 self.admit(&room, None);
                 self.keep_window(&room);
                 self.disappoint_all(&room, &reason);
