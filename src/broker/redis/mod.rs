@@ -194,27 +194,20 @@ async fn call(connection: &mut MultiplexedConnection, commands: &Pipeline) -> Re
     connection.send_packed_commands(commands, 0, commands.len()).await
 }
 
-/// Sends commands that call a script. If Redis has forgotten that, the call has done nothing; then the script is loaded
-/// and everything sent again.
+/// Sends commands that call a script. If Redis has forgotten that, the call has done nothing; then everything is sent
+/// again, with the script's text, which Redis cannot fail to know.
 async fn call_script(
     connection: &mut MultiplexedConnection,
     commands: &Pipeline,
     script: &Script,
 ) -> RedisResult<Vec<Value>> {
-    const MAX_LOADS: usize = 3;
     let is_unknown = |reply: &Value| matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT");
-    for _ in 0..MAX_LOADS {
-        let replies = call(connection, commands).await?;
-        if !replies.iter().any(is_unknown) {
-            return Ok(replies);
-        }
-        debug!("redis does not know a script, which is loaded");
-        let mut load = Pipeline::new();
-        load.add_command(script.load());
-        call(connection, &load).await?;
+    let replies = call(connection, commands).await?;
+    if !replies.iter().any(is_unknown) {
+        return Ok(replies);
     }
-    let problem = "redis forgets a script as soon as it is loaded";
-    Err(RedisError::from(std::io::Error::other(problem)))
+    debug!("redis does not know a script, which is sent");
+    call(connection, &script.spelled_out(commands)).await
 }
 
 /// Bounds a wait for Redis.

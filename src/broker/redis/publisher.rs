@@ -3,7 +3,7 @@
 //! - What is queued goes out in one write per batch, in order; the next batch waits for the answers to the last. So a
 //!   publish is never overtaken by a later one, and the queue grows into batches when Redis is slow.
 //! - With history a batch is one call of a script: if Redis does not know it, none of its publishes has happened, and
-//!   all are sent again, in order, once the script is loaded.
+//!   all are sent again, in order, with the script's text.
 //! - While the connection is away a publish waits [`PATIENCE`] for its return and is then refused: it has not left this
 //!   process. One that was sent and lost its answer with the connection has an unknown outcome, unless it has an
 //!   idempotence key: then it is sent again, until [`ANSWER_TIMEOUT`].

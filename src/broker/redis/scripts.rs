@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, RedisError, Value, cmd};
+use redis::{Arg, Cmd, Pipeline, RedisError, Value, cmd};
 use sha1::{Digest, Sha1};
 
 use super::payload;
@@ -36,11 +36,26 @@ impl Script {
         }
     }
 
-    /// Makes Redis know the script.
-    pub(super) fn load(&self) -> Cmd {
-        let mut load = cmd("SCRIPT");
-        load.arg("LOAD").arg(self.text);
-        load
+    /// The same commands, with the text of the script in its calls: so Redis knows it, and remembers it.
+    pub(super) fn spelled_out(&self, commands: &Pipeline) -> Pipeline {
+        let mut spelled_out = Pipeline::with_capacity(commands.len());
+        for command in commands.cmd_iter() {
+            let mut arguments = command.args_iter().filter_map(|argument| match argument {
+                Arg::Simple(bytes) => Some(bytes),
+                // A scan's place: no call of a script has one.
+                _ => None,
+            });
+            let (name, script) = (arguments.next(), arguments.next());
+            if (name, script) != (Some(b"EVALSHA"), Some(self.digest.as_bytes())) {
+                spelled_out.add_command(command.clone());
+                continue;
+            }
+            let call = spelled_out.cmd("EVAL").arg(self.text);
+            for argument in arguments {
+                call.arg(argument);
+            }
+        }
+        spelled_out
     }
 
     /// The beginning of a call: what it is known by.
@@ -384,6 +399,41 @@ mod tests {
             idempotence_key(Some("ann"), "k")
         );
         assert_ne!(idempotence_key(Some(""), "k"), idempotence_key(None, "k"));
+    }
+
+    #[test]
+    fn calls_of_one_script_are_spelled_out_and_all_else_stays() {
+        let scripts = scripts("");
+        let message = message("r", None);
+        let item = |message| Item {
+            message,
+            key: None,
+            seen: None,
+        };
+        let mut commands = Pipeline::new();
+        commands.add_command(scripts.publish(std::iter::once(&message).map(item)));
+        commands.cmd("PUBLISH").arg("r").arg("EVALSHA");
+        commands.add_command(scripts.forget.call());
+        let arguments = |commands: &Pipeline| -> Vec<Vec<Vec<u8>>> {
+            let arguments = |command: &Cmd| {
+                command
+                    .args_iter()
+                    .map(|argument| match argument {
+                        Arg::Simple(bytes) => bytes.to_vec(),
+                        other => panic!("another argument than expected: {other:?}"),
+                    })
+                    .collect()
+            };
+            commands.cmd_iter().map(arguments).collect()
+        };
+        let (short, long) = (
+            arguments(&commands),
+            arguments(&scripts.publish.spelled_out(&commands)),
+        );
+        assert_eq!(long[0][0], b"EVAL");
+        assert_eq!(long[0][1], include_bytes!("publish.lua"));
+        assert_eq!(long[0][2..], short[0][2..]);
+        assert_eq!(long[1..], short[1..]);
     }
 
     #[test]
