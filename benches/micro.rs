@@ -273,7 +273,7 @@ fn server_frames(criterion: &mut Criterion) {
         group.bench_function(format!("message, {name}"), |bencher| {
             bencher.iter_batched(
                 || RoomEvent::message(message.clone(), Some(45)),
-                |event| event.frame(Dialect::V1).map(|frame| frame.len()),
+                |event| event.frame(Dialect::V1).map(|frame| frame.text_bytes()),
                 BatchSize::SmallInput,
             );
         });

@@ -14,6 +14,8 @@
 //! | 4008 | [`CloseCode::TooSlow`] | with backoff; it missed messages |
 //! | 4009 | [`CloseCode::Mute`] | at once |
 
+use actix_http::ws::CloseReason;
+
 /// Why the server ends a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseCode {
@@ -74,6 +76,15 @@ impl CloseCode {
             Self::Full => "the server is full, try again later",
             Self::TooSlow => "messages were not read fast enough",
             Self::Mute => "nothing was heard for too long",
+        }
+    }
+}
+
+impl From<CloseCode> for CloseReason {
+    fn from(code: CloseCode) -> Self {
+        Self {
+            code: code.code().into(),
+            description: Some(code.reason().to_owned()),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`client`] reads a text frame into a command or into an error that says what would be right.
 //! - [`server`] writes the frames of both dialects.
+//! - [`frame`] is what goes over the wire.
 //! - [`error`] lists the error codes, [`close`] the close codes and whether the client may come back.
 //!
 //! Everything that arrives from outside passes through a type of this module before another module sees it:
@@ -10,6 +11,7 @@
 pub mod client;
 pub mod close;
 pub mod error;
+pub mod frame;
 pub mod server;
 
 use std::fmt;

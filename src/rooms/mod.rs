@@ -35,6 +35,7 @@ use self::timeline::{Admission, Part};
 use crate::broker::presence::{MemberList, member_bytes};
 use crate::broker::{PublishOutcome, RoomMessage};
 use crate::protocol::close::CloseCode;
+use crate::protocol::frame::TextFrame;
 use crate::protocol::server::{MessageFrame, ServerFrame};
 use crate::protocol::{Dialect, Member, Position, Replay, RoomName};
 use crate::tokens::Rights;
@@ -291,7 +292,8 @@ impl Notice {
 #[derive(Debug, PartialEq, Eq)]
 pub struct RoomEvent {
     kind: EventKind,
-    v1: OnceLock<ByteString>,
+    plain: OnceLock<TextFrame>,
+    v1: OnceLock<TextFrame>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -337,6 +339,7 @@ impl RoomEvent {
     fn new(kind: EventKind) -> Self {
         Self {
             kind,
+            plain: OnceLock::new(),
             v1: OnceLock::new(),
         }
     }
@@ -356,13 +359,15 @@ impl RoomEvent {
         matches!(&self.kind, EventKind::Presence(_, member, _) if &*member.session == session)
     }
 
-    /// The text frame for a session of this dialect, if it is told at all.
+    /// The frame for a session of this dialect, if it is told at all.
     #[must_use]
-    pub fn frame(&self, dialect: Dialect) -> Option<&ByteString> {
+    pub fn frame(&self, dialect: Dialect) -> Option<&TextFrame> {
         match (dialect, &self.kind) {
-            (Dialect::Plain, EventKind::Message(message, _)) => Some(&message.content.text),
+            (Dialect::Plain, EventKind::Message(message, _)) => {
+                Some(self.plain.get_or_init(|| TextFrame::new(&message.content.text)))
+            }
             (Dialect::Plain, EventKind::Gap(..) | EventKind::Presence(..)) => None,
-            (Dialect::V1, _) => Some(self.v1.get_or_init(|| self.encode())),
+            (Dialect::V1, _) => Some(self.v1.get_or_init(|| TextFrame::new(&self.encode()))),
         }
     }
 
@@ -388,10 +393,10 @@ impl RoomEvent {
         }
     }
 
-    /// Bytes of the frame for a session of this dialect.
+    /// Bytes of the text of the frame for a session of this dialect.
     #[must_use]
     pub fn frame_bytes(&self, dialect: Dialect) -> usize {
-        self.frame(dialect).map_or(0, |frame| frame.len())
+        self.frame(dialect).map_or(0, TextFrame::text_bytes)
     }
 
     /// Bytes of the text that the event carries.
@@ -426,14 +431,16 @@ mod tests {
             time: None,
         };
         let event = RoomEvent::message(message, Some(3));
-        let first = event.frame(Dialect::V1).expect("told").clone();
-        let second = event.frame(Dialect::V1).expect("told");
-        assert_eq!(first.as_bytes().as_ptr(), second.as_bytes().as_ptr());
+        for dialect in [Dialect::Plain, Dialect::V1] {
+            let first = event.frame(dialect).expect("told").clone();
+            let second = event.frame(dialect).expect("told");
+            assert_eq!(first.bytes().as_ptr(), second.bytes().as_ptr());
+        }
         assert_eq!(
-            first,
+            event.frame(Dialect::V1).expect("told").text(),
             r#"{"type":"message","room":"r","message":"hi","offset":3}"#
         );
-        assert_eq!(event.frame(Dialect::Plain).expect("told"), "hi");
+        assert_eq!(event.frame(Dialect::Plain).expect("told").text(), "hi");
     }
 
     #[test]
@@ -447,7 +454,7 @@ mod tests {
         assert!(event.is_about("n-0-1") && !event.is_about("n-0-10"));
         assert_eq!(event.frame(Dialect::Plain), None);
         assert_eq!(
-            event.frame(Dialect::V1).expect("told"),
+            event.frame(Dialect::V1).expect("told").text(),
             r#"{"type":"left","room":"r","member":{"session":"n-0-1","user":"ann"}}"#
         );
     }
@@ -470,7 +477,7 @@ mod tests {
             ),
         ] {
             assert_eq!(event.frame(Dialect::Plain), None);
-            assert_eq!(event.frame(Dialect::V1).expect("told"), frame);
+            assert_eq!(event.frame(Dialect::V1).expect("told").text(), frame);
         }
     }
 }

@@ -34,6 +34,7 @@ use super::inbound::{Inbound, Intake};
 use super::joiner::Joiner;
 use super::lanes::{Lanes, Step, Work};
 use super::outbound::{Attachment, Outbound};
+use super::outbox::Outbox;
 use super::rate::RateLimit;
 use super::replay::{Next, Replays};
 use super::reply::{Refusal, Reply};
@@ -42,6 +43,7 @@ use super::standing::Standing;
 use crate::protocol::client::{ClientFrame, Command, RequestId};
 use crate::protocol::close::CloseCode;
 use crate::protocol::error::ErrorCode;
+use crate::protocol::frame::TextFrame;
 use crate::protocol::server::ServerFrame;
 use crate::protocol::{Dialect, RoomName};
 use crate::rooms::timeline::{Admission, Part};
@@ -65,6 +67,7 @@ pub struct WsSession {
     name: Arc<str>,
     seat: Seat,
     vitals: Rc<Vitals>,
+    outbox: Rc<Outbox>,
     intake: Rc<Intake>,
     joiner: Joiner,
     lanes: Lanes,
@@ -95,6 +98,7 @@ impl WsSession {
         let limits = &seat.limits;
         let max_frame = limits.max_frame;
         let vitals = Rc::new(Vitals::new(limits.max_backlog, limits.heartbeat, now));
+        let outbox = Rc::new(Outbox::default());
         let metrics = seat.metrics.clone();
         let intake = Rc::new(Intake::new(metrics.commands_under_way_bytes.clone()));
         let worker = seat.worker.clone();
@@ -105,6 +109,7 @@ impl WsSession {
             standing: Standing::new(seat.verifier.clone(), seat.grant.take(), now),
             timer: None,
             vitals: vitals.clone(),
+            outbox: outbox.clone(),
             intake: intake.clone(),
             joiner: Joiner::new(seat.service == Service::Echo),
             lanes: Lanes::default(),
@@ -124,15 +129,16 @@ impl WsSession {
         };
         Outbound::new(
             WebsocketContext::with_codec(session, inbound, codec),
+            outbox,
             vitals,
             Box::new(on_panic),
             attachment,
         )
     }
 
-    fn send(&self, text: ByteString, ctx: &mut Ctx) {
+    fn send(&self, text: &str) {
         if !self.is_mute() {
-            ctx.text(text);
+            self.outbox.text(&TextFrame::new(text));
         }
     }
 
@@ -147,7 +153,7 @@ impl WsSession {
             return;
         }
         self.vitals.end(ending);
-        ctx.close(reason);
+        self.outbox.close(reason);
         self.end(ctx);
     }
 
@@ -158,14 +164,10 @@ impl WsSession {
     }
 
     fn close_with(&mut self, code: CloseCode, ctx: &mut Ctx) {
-        let reason = CloseReason {
-            code: code.code().into(),
-            description: Some(code.reason().to_owned()),
-        };
-        self.close(Some(reason), Ending::Server(code), ctx);
+        self.close(Some(code.into()), Ending::Server(code), ctx);
     }
 
-    fn fail(&self, id: Option<&RequestId>, refusal: &Refusal, ctx: &mut Ctx) {
+    fn fail(&self, id: Option<&RequestId>, refusal: &Refusal) {
         if self.is_mute() {
             return;
         }
@@ -177,27 +179,24 @@ impl WsSession {
             message,
             outcome,
         } = refusal;
-        self.send(
-            ServerFrame::Error {
-                id,
-                code: *code,
-                message,
-                outcome: *outcome,
-            }
-            .encode(),
-            ctx,
-        );
+        let error = ServerFrame::Error {
+            id,
+            code: *code,
+            message,
+            outcome: *outcome,
+        };
+        self.send(&error.encode());
     }
 
-    fn received_text(&mut self, text: ByteString, ctx: &mut Ctx) {
+    fn received_text(&mut self, text: &ByteString, ctx: &mut Ctx) {
         self.seat.metrics.frames_received.inc();
         self.seat.metrics.received_bytes.inc_by(text.len() as u64);
         if self.seat.service == Service::Echo {
-            self.send(text, ctx);
+            self.send(text);
             return;
         }
         let allowed = self.rate.as_mut().is_none_or(|rate| rate.take(Instant::now()));
-        let decoded = ClientFrame::decode(&text, self.seat.dialect, self.seat.limits.max_message);
+        let decoded = ClientFrame::decode(text, self.seat.dialect, self.seat.limits.max_message);
         let (id, room, work) = match self.standing.admit(decoded) {
             Ok(ClientFrame { id, command }) => match command {
                 Command::Subscribe {
@@ -230,8 +229,8 @@ impl WsSession {
         };
         match (room, work) {
             (Some(room), Some(work)) => self.push(&room, id, work, ctx),
-            (None, Some(Work::Refuse(refusal))) => self.fail(id.as_ref(), &refusal, ctx),
-            (_, _) => self.send(ServerFrame::Pong { id: id.as_ref() }.encode(), ctx),
+            (None, Some(Work::Refuse(refusal))) => self.fail(id.as_ref(), &refusal),
+            (_, _) => self.send(&ServerFrame::Pong { id: id.as_ref() }.encode()),
         }
     }
 
@@ -338,16 +337,16 @@ impl WsSession {
             Reply::Error(refusal) => {
                 // A plain session's memberships are not acknowledged, and neither is their end.
                 if !(is_plain && refusal.code == ErrorCode::Cancelled) {
-                    self.fail(id, &refusal, ctx);
+                    self.fail(id, &refusal);
                 }
             }
-            Reply::Unsubscribed => self.unsubscribed(room, id, ctx),
+            Reply::Unsubscribed => self.unsubscribed(room, id),
             _ if is_plain => {}
             Reply::Deferred => self.subscribed(room, id, None, Admission::again(None), ctx),
             Reply::Subscribed(ticket, admission) => self.subscribed(room, id, Some(ticket), *admission, ctx),
             Reply::Sent(position) => {
                 let position = position.as_ref();
-                self.send(ServerFrame::Sent { id, room, position }.encode(), ctx);
+                self.send(&ServerFrame::Sent { id, room, position }.encode());
             }
             Reply::Members(list) => {
                 let (count, members) = (list.count, &list.members);
@@ -357,7 +356,7 @@ impl WsSession {
                     count,
                     members,
                 };
-                self.send(frame.encode(), ctx);
+                self.send(&frame.encode());
             }
         }
     }
@@ -383,26 +382,26 @@ impl WsSession {
             position: told.as_ref(),
             recovered,
         };
-        self.send(frame.encode(), ctx);
-        self.send_events(&replay.events, ctx);
+        self.send(&frame.encode());
+        self.send_events(replay.events.iter().map(Arc::as_ref));
         if let (Some(ticket), Some(after), Some(until)) = (ticket, replay.next, position) {
             let next = self.replays.begin(ticket, room, after, until);
             self.go_on(ticket, next, ctx);
         }
     }
 
-    fn unsubscribed(&mut self, room: &RoomName, id: Option<&RequestId>, ctx: &mut Ctx) {
+    fn unsubscribed(&mut self, room: &RoomName, id: Option<&RequestId>) {
         for unsaid in self.replays.end(room) {
             self.vitals.unqueue(Notice::Room(unsaid).cost(self.seat.dialect));
         }
         if self.seat.dialect == Dialect::V1 {
-            self.send(ServerFrame::Unsubscribed { id, room }.encode(), ctx);
+            self.send(&ServerFrame::Unsubscribed { id, room }.encode());
         }
     }
 
     fn replayed(&mut self, ticket: Ticket, part: &Part, ctx: &mut Ctx) {
         if self.replays.has(ticket) {
-            self.send_events(&part.events, ctx);
+            self.send_events(part.events.iter().map(Arc::as_ref));
             if let Some(next) = self.replays.advance(ticket, part.next) {
                 self.go_on(ticket, next, ctx);
             }
@@ -421,33 +420,34 @@ impl WsSession {
             }),
             Next::Live(waited) => {
                 for events in waited {
-                    self.room_events(&events, ctx);
+                    self.room_events(&events);
                 }
                 self.carry_out(Vec::new(), ctx);
             }
         }
     }
 
-    fn room_events(&self, events: &Arc<[RoomEvent]>, ctx: &mut Ctx) {
+    fn room_events(&self, events: &[RoomEvent]) {
         let dialect = self.seat.dialect;
         self.vitals
             .unqueue(events.iter().map(|event| event.frame_bytes(dialect)).sum());
         let told = events.iter().filter(|event| !event.is_about(&self.name));
-        for frame in told.filter_map(|event| event.frame(dialect)) {
-            self.send(frame.clone(), ctx);
+        self.send_events(told);
+    }
+
+    fn send_events<'a>(&self, events: impl Iterator<Item = &'a RoomEvent>) {
+        if self.is_mute() {
+            return;
+        }
+        for frame in events.filter_map(|event| event.frame(self.seat.dialect)) {
+            self.outbox.text(frame);
         }
     }
 
-    fn send_events(&self, events: &[Arc<RoomEvent>], ctx: &mut Ctx) {
-        for frame in events.iter().filter_map(|event| event.frame(self.seat.dialect)) {
-            self.send(frame.clone(), ctx);
-        }
-    }
-
-    fn say_bye(&self, closes_in: Duration, ctx: &mut Ctx) {
+    fn say_bye(&self, closes_in: Duration) {
         if self.seat.dialect == Dialect::V1 {
             let closes_in_ms = u64::try_from(closes_in.as_millis()).unwrap_or(u64::MAX);
-            self.send(ServerFrame::Bye { closes_in_ms }.encode(), ctx);
+            self.send(&ServerFrame::Bye { closes_in_ms }.encode());
         }
     }
 }
@@ -506,7 +506,7 @@ impl Handler<Notice> for WsSession {
         let notice = match notice {
             Notice::Room(events) => {
                 if let Some(events) = self.replays.hold(events) {
-                    self.room_events(&events, ctx);
+                    self.room_events(&events);
                 }
                 return;
             }
@@ -520,17 +520,18 @@ impl Handler<Notice> for WsSession {
             Notice::Replay(ticket, part) => self.replayed(ticket, &part, ctx),
             Notice::Deferred(ticket) => self.answered(ticket, Reply::Deferred, ctx),
             Notice::NotJoined(ticket, reason) => self.answered(ticket, Reply::not_joined(reason), ctx),
-            Notice::Removed(room) => self.unsubscribed(&room, None, ctx),
+            Notice::Removed(room) => self.unsubscribed(&room, None),
             Notice::Left(ticket) => self.answered(ticket, Reply::Unsubscribed, ctx),
             Notice::Published(ticket, outcome) => self.answered(ticket, Reply::published(outcome), ctx),
             Notice::Members(ticket, members) => self.answered(ticket, Reply::members(members), ctx),
             Notice::Room(_) => {}
-            Notice::Ping => ctx.ping(b""),
+            Notice::Ping if self.ended => {}
+            Notice::Ping => self.outbox.ping(),
             // Nothing comes before `welcome`.
             Notice::Bye(closes_in) if self.standing.is_awaited() => {
                 self.bye = Some(Instant::now() + closes_in);
             }
-            Notice::Bye(closes_in) => self.say_bye(closes_in, ctx),
+            Notice::Bye(closes_in) => self.say_bye(closes_in),
             Notice::Retire => self.retire(ctx),
             Notice::Close(code) => self.close_with(code, ctx),
             #[cfg(test)]

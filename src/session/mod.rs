@@ -1,7 +1,7 @@
 //! One WebSocket: what its peer sends becomes commands, what its rooms tell becomes frames.
 //!
 //! [`actor`] is the session, [`seat`] what the handshake gives it. Around it stand the streams of its connection, `inbound` (framing, sizes, pace) and
-//! `outbound` (pieces, progress). `joiner` makes one message of its fragments, `lanes` keeps the order of its commands,
+//! `outbound` (pieces, progress), with `outbox` between the session and that. `joiner` makes one message of its fragments, `lanes` keeps the order of its commands,
 //! `rate` counts them, `standing` says what the peer may do, `replay` holds back what is live while the past is told, `reply` words the answers.
 
 pub mod actor;
@@ -13,6 +13,7 @@ mod inbound;
 mod joiner;
 mod lanes;
 mod outbound;
+mod outbox;
 mod rate;
 mod replay;
 mod reply;

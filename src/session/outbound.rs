@@ -21,6 +21,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::task::AtomicWaker;
 
+use super::outbox::Outbox;
 use crate::protocol::close::CloseCode;
 use crate::rooms::vitals::{Ending, Vitals};
 
@@ -31,7 +32,8 @@ const PIECE: usize = 16 * 1024;
 pub(super) struct Outbound<S> {
     /// `None` when the session has panicked.
     source: Option<Pin<Box<S>>>,
-    rest: Bytes,
+    has_ended: bool,
+    outbox: Rc<Outbox>,
     vitals: Rc<Vitals>,
     wake: Arc<WakeFlag>,
     /// Sets the flag and wakes the connection's task.
@@ -78,7 +80,14 @@ impl Drop for Attachment {
 }
 
 impl<S> Outbound<S> {
-    pub(super) fn new(source: S, vitals: Rc<Vitals>, on_panic: OnPanic, attachment: Attachment) -> Self {
+    /// `source` fills `outbox` when it is polled.
+    pub(super) fn new(
+        source: S,
+        outbox: Rc<Outbox>,
+        vitals: Rc<Vitals>,
+        on_panic: OnPanic,
+        attachment: Attachment,
+    ) -> Self {
         let wake = Arc::new(WakeFlag {
             woken: AtomicBool::new(true),
             task: AtomicWaker::new(),
@@ -86,7 +95,8 @@ impl<S> Outbound<S> {
         let waker = Waker::from(wake.clone());
         Self {
             source: Some(Box::pin(source)),
-            rest: Bytes::new(),
+            has_ended: false,
+            outbox,
             vitals,
             wake,
             waker,
@@ -101,7 +111,7 @@ where
     S: Stream<Item = Result<Bytes, E>>,
 {
     fn poll_source(&mut self) -> Poll<Option<Result<Bytes, E>>> {
-        let Some(source) = &mut self.source else {
+        let (false, Some(source)) = (self.has_ended, &mut self.source) else {
             return Poll::Ready(None);
         };
         let mut context = Context::from_waker(&self.waker);
@@ -115,20 +125,11 @@ where
             let dead = self.source.take();
             // Dropping what is broken may fail as well, and would end the process while the first panic unwinds.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(dead)));
-            Poll::Ready(Some(Ok(close_frame(CloseCode::Internal))))
+            self.outbox.clear();
+            self.outbox.close(Some(CloseCode::Internal.into()));
+            Poll::Ready(None)
         })
     }
-}
-
-/// A whole close frame, unmasked as the server's are (RFC 6455 section 5.5.1).
-fn close_frame(code: CloseCode) -> Bytes {
-    const FINAL_CLOSE: u8 = 0x88;
-    let reason = code.reason().as_bytes();
-    let length = u8::try_from(reason.len() + 2).expect("reasons fit into a close frame");
-    let mut frame = vec![FINAL_CLOSE, length];
-    frame.extend(code.code().to_be_bytes());
-    frame.extend(reason);
-    frame.into()
 }
 
 impl<S, E> Stream for Outbound<S>
@@ -139,27 +140,26 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        this.vitals.moved(this.rest.len());
-        if this.rest.is_empty() {
+        this.vitals.moved(this.outbox.bytes());
+        if this.outbox.bytes() == 0 {
             this.wake.task.register(cx.waker());
             // A session that ends is asked until it has ended: nothing wakes it any more.
             if !this.wake.woken.swap(false, Ordering::AcqRel) && !this.vitals.is_closing() {
                 return Poll::Pending;
             }
             match this.poll_source() {
-                Poll::Ready(Some(Ok(bytes))) => {
-                    this.vitals.wrote(bytes.len());
-                    this.rest = bytes;
-                }
-                other => return other,
+                Poll::Ready(Some(Ok(frames))) => this.outbox.push(frames),
+                Poll::Ready(None) => this.has_ended = true,
+                Poll::Ready(error) => return Poll::Ready(error),
+                Poll::Pending => {}
             }
+            this.vitals.wrote(this.outbox.bytes());
         }
-        let piece = if this.rest.len() <= PIECE {
-            std::mem::take(&mut this.rest)
-        } else {
-            this.rest.split_to(PIECE)
-        };
-        Poll::Ready(Some(Ok(piece)))
+        match this.outbox.take(PIECE) {
+            Some(piece) => Poll::Ready(Some(Ok(piece))),
+            None if this.has_ended => Poll::Ready(None),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
             let detached = detached.clone();
             move || detached.set(true)
         });
-        let mut outbound = Outbound::new(source, vitals.clone(), Box::new(|| {}), attachment);
+        let mut outbound = Outbound::new(source, Rc::default(), vitals.clone(), Box::new(|| {}), attachment);
         let mut seen = Vec::new();
         while let Poll::Ready(Some(Ok(piece))) =
             Pin::new(&mut outbound).poll_next(&mut Context::from_waker(&noop_waker()))
@@ -211,7 +211,13 @@ mod tests {
                 Poll::Ready(Some(Ok::<_, Infallible>(Bytes::from_static(b"x"))))
             }
         });
-        let mut outbound = Outbound::new(source, vitals.clone(), Box::new(|| {}), Attachment::new(|| {}));
+        let mut outbound = Outbound::new(
+            source,
+            Rc::default(),
+            vitals.clone(),
+            Box::new(|| {}),
+            Attachment::new(|| {}),
+        );
         let mut poll = || Pin::new(&mut outbound).poll_next(&mut Context::from_waker(&noop_waker()));
         assert!(poll().is_ready());
         assert!(poll().is_pending());
@@ -238,7 +244,13 @@ mod tests {
             let panics = panics.clone();
             Box::new(move || panics.set(panics.get() + 1))
         };
-        let mut outbound = Outbound::new(source, vitals.clone(), on_panic, Attachment::new(|| {}));
+        let mut outbound = Outbound::new(
+            source,
+            Rc::default(),
+            vitals.clone(),
+            on_panic,
+            Attachment::new(|| {}),
+        );
         let mut poll = || Pin::new(&mut outbound).poll_next(&mut Context::from_waker(&noop_waker()));
         assert!(matches!(poll(), Poll::Ready(Some(Ok(bytes))) if bytes == "last words"));
         vitals.close(Instant::now());

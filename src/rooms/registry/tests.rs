@@ -211,7 +211,7 @@ impl Stage {
             Dispatch::Room { members, events, .. } => {
                 let frames: Vec<_> = events
                     .iter()
-                    .filter_map(|event| event.frame(Dialect::V1))
+                    .filter_map(|event| Some(event.frame(Dialect::V1)?.text()))
                     .collect();
                 format!("{members:?} {frames:?}")
             }

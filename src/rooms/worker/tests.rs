@@ -111,7 +111,7 @@ async fn every_member_of_a_large_room_is_told_in_order() {
             let Notice::Room(events) = next(log).await else {
                 panic!("a message was sent")
             };
-            assert_eq!(events[0].frame(Dialect::Plain).expect("a text"), text);
+            assert_eq!(events[0].frame(Dialect::Plain).expect("a text").text(), text);
         }
     }
 }
@@ -173,7 +173,7 @@ async fn messages_are_gathered_past_answers_and_past_nothing_else() {
     let mut told = Vec::new();
     for _ in 0..5 {
         told.push(match next(&mut notices).await {
-            Notice::Room(events) => events[0].frame(Dialect::Plain).expect("a text").to_string(),
+            Notice::Room(events) => events[0].frame(Dialect::Plain).expect("a text").text().to_owned(),
             Notice::Published(ticket, _) => format!("published {ticket}"),
             Notice::Left(ticket) => format!("left {ticket}"),
             other => panic!("{other:?}"),

@@ -19,12 +19,12 @@ impl WsSession {
     /// Greets the peer, unless it has to show a token first.
     pub(super) fn begin(&mut self, ctx: &mut Ctx) {
         if !self.standing.is_awaited() {
-            self.welcome(ctx);
+            self.welcome();
         }
         self.watch_the_clock(ctx);
     }
 
-    fn welcome(&self, ctx: &mut Ctx) {
+    fn welcome(&self) {
         if self.seat.dialect == Dialect::V1 {
             let heartbeat = self.seat.limits.heartbeat.as_secs();
             let welcome = ServerFrame::Welcome {
@@ -32,7 +32,7 @@ impl WsSession {
                 node: &self.seat.node,
                 heartbeat,
             };
-            self.send(welcome.encode(), ctx);
+            self.send(&welcome.encode());
         }
     }
 
@@ -47,7 +47,7 @@ impl WsSession {
                 if let Some(problem) = problem {
                     self.seat.metrics.tokens_refused.inc(problem);
                 }
-                self.fail(id, &refusal, ctx);
+                self.fail(id, &refusal);
                 if is_final {
                     self.close_with(CloseCode::Policy, ctx);
                 }
@@ -57,15 +57,15 @@ impl WsSession {
             Shown::Renewed(grant) => (grant, false),
         };
         let expires = grant.expires;
-        self.send(ServerFrame::Authorized { id, expires }.encode(), ctx);
+        self.send(&ServerFrame::Authorized { id, expires }.encode());
         if begins {
             if let Some(user) = grant.user {
                 // Nobody had a token before, and so nobody a name.
                 let _ = self.seat.user.set(user);
             }
-            self.welcome(ctx);
+            self.welcome();
             if let Some(closes_at) = self.bye.take() {
-                self.say_bye(closes_at.saturating_duration_since(Instant::now()), ctx);
+                self.say_bye(closes_at.saturating_duration_since(Instant::now()));
             }
         } else {
             self.seat.hub.registry.do_send(Narrow {

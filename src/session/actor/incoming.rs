@@ -1,7 +1,6 @@
 //! What the frames of the peer are: texts, which are commands, and all the others.
 
 use actix_http::ws::{CloseReason, Item, Message};
-use bytes::Bytes;
 
 use super::{Ctx, WsSession};
 use crate::metrics::Eviction;
@@ -19,12 +18,12 @@ impl WsSession {
             return;
         }
         match message {
-            Message::Text(text) => self.received_text(text, ctx),
-            Message::Binary(bytes) => self.received_binary(bytes, ctx),
+            Message::Text(text) => self.received_text(&text, ctx),
+            Message::Binary(bytes) => self.received_binary(&bytes),
             Message::Continuation(item) => self.received_fragment(item, ctx),
             Message::Ping(payload) => {
                 if !self.ended {
-                    ctx.pong(&payload);
+                    self.outbox.pong(&payload);
                 }
             }
             Message::Close(reason) => {
@@ -43,10 +42,10 @@ impl WsSession {
         }
     }
 
-    fn received_binary(&mut self, bytes: Bytes, ctx: &mut Ctx) {
+    fn received_binary(&self, bytes: &[u8]) {
         if self.seat.service == Service::Echo {
             if !self.ended {
-                ctx.binary(bytes);
+                self.outbox.binary(bytes);
             }
             return;
         }
@@ -58,7 +57,6 @@ impl WsSession {
                 message,
                 outcome: None,
             },
-            ctx,
         );
     }
 
@@ -71,8 +69,8 @@ impl WsSession {
             }
             Item::Continue(bytes) => self.joiner.add(&bytes),
             Item::Last(bytes) => self.joiner.end(&bytes).map(|message| match message {
-                Joined::Text(text) => self.received_text(text, ctx),
-                Joined::Binary(bytes) => self.received_binary(bytes, ctx),
+                Joined::Text(text) => self.received_text(&text, ctx),
+                Joined::Binary(bytes) => self.received_binary(&bytes),
             }),
         };
         if let Err(code) = outcome {
