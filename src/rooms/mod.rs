@@ -249,8 +249,8 @@ pub enum Notice {
     Published(Ticket, PublishOutcome),
     /// Who is listed as a member.
     Members(Ticket, Members),
-    /// What has happened in a room that the session is a member of, oldest first.
-    Room(Arc<[RoomEvent]>),
+    /// What has happened in a room that the session is a member of, oldest first, as it came together.
+    Room(Arc<[Arc<[RoomEvent]>]>),
     /// Ask the peer whether it is there.
     Ping,
     /// The node stops, and closes this session after so long.
@@ -279,13 +279,18 @@ impl Notice {
     #[must_use]
     pub fn cost(&self, dialect: Dialect) -> usize {
         match self {
-            Self::Room(events) => events.iter().map(|event| event.frame_bytes(dialect)).sum(),
+            Self::Room(batches) => batches.iter().map(|events| frame_bytes(events, dialect)).sum(),
             Self::Joined(_, admission) => admission.replay.bytes(dialect),
             Self::Replay(_, part) => part.bytes(dialect),
             Self::Members(_, Ok(list)) => list.bytes(),
             _ => 0,
         }
     }
+}
+
+/// Bytes of the texts of all frames for a session of this dialect.
+pub(crate) fn frame_bytes(events: &[RoomEvent], dialect: Dialect) -> usize {
+    events.iter().map(|event| event.frame_bytes(dialect)).sum()
 }
 
 /// Something that the members of a room are told. Encoded once per dialect, when the first member needs it.

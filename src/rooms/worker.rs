@@ -35,8 +35,9 @@ use crate::metrics::{ClosedBy, Eviction, Metrics};
 use crate::protocol::Dialect;
 use crate::protocol::close::CloseCode;
 
-/// Mailbox slots that are filled in one turn.
-const TURN_DELIVERIES: usize = 4_096;
+/// Mailbox slots that are filled in one turn. Between turns all sessions run: few at once leave those that publish their
+/// share of the thread, and what they bring in is sent together with what waits.
+const TURN_DELIVERIES: usize = 256;
 
 /// Members of a large room whose mailboxes are filled before they are polled.
 const CHUNK_MEMBERS: usize = 16;
@@ -46,6 +47,12 @@ const PACE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Bytes that one session is sent in one turn, as far as whole dispatches allow.
 const TURN_BYTES: usize = 128 * 1024;
+
+/// Dispatches that are taken from the queue together, to be sent room by room, …
+const MAX_GATHERED: usize = 8_192;
+
+/// … and bytes of the messages in them.
+const MAX_GATHERED_BYTES: usize = 4 * 1024 * 1024;
 
 /// Something for the sessions of one worker.
 #[derive(Debug)]
@@ -315,12 +322,23 @@ impl Worker {
                     members,
                     events,
                     transit,
-                    pace,
+                    pace: Some(pace),
                 } => {
-                    let batches = dispatches.gather(&members, events, transit);
-                    self.deliver_in_chunks(&members, &batches, &mut turn).await;
-                    if let Some(pace) = pace {
-                        actix::spawn(self.clone().keep_pace(members, pace));
+                    self.deliver_in_chunks(Parcel::new(members.clone(), events, transit), &mut turn)
+                        .await;
+                    actix::spawn(self.clone().keep_pace(members, pace));
+                }
+                Dispatch::Room {
+                    members,
+                    events,
+                    transit,
+                    pace: None,
+                } => {
+                    for parcel in dispatches.gather(Parcel::new(members, events, transit)) {
+                        self.deliver_in_chunks(parcel, &mut turn).await;
+                        if turn.is_over() {
+                            turn.end().await;
+                        }
                     }
                 }
                 Dispatch::Search(search) => self.search(&search),
@@ -353,10 +371,11 @@ impl Worker {
 
     /// Sends members of a room what has come for it. The sessions of a chunk are polled before the next chunk, while
     /// the caches still hold what was touched for them.
-    async fn deliver_in_chunks(&self, members: &[SessionId], batches: &Batches, turn: &mut Turn) {
-        turn.bytes += batches.bytes;
-        for chunk in members.chunks(CHUNK_MEMBERS) {
-            self.deliver(chunk, batches);
+    async fn deliver_in_chunks(&self, parcel: Parcel, turn: &mut Turn) {
+        turn.bytes += parcel.bytes;
+        let batches = Batches::new(parcel.events);
+        for chunk in parcel.members.chunks(CHUNK_MEMBERS) {
+            self.deliver(chunk, &batches);
             turn.deliveries += chunk.len();
             if chunk.len() == CHUNK_MEMBERS {
                 turn.end().await;
@@ -369,12 +388,10 @@ impl Worker {
         let (mut deliveries, mut bytes) = (0, 0);
         for id in members {
             let Some(session) = sessions.get(id) else { continue };
-            for (events, cost) in &batches.list {
-                let cost = cost.of(events, session.dialect);
-                if self.post(*id, session, Notice::Room(events.clone()), cost) {
-                    deliveries += events.len();
-                    bytes += cost;
-                }
+            let cost = batches.cost(session.dialect);
+            if self.post(*id, session, Notice::Room(batches.list.clone()), cost) {
+                deliveries += batches.events;
+                bytes += cost;
             }
         }
         self.metrics.delivery_bytes.inc_by(bytes as u64);
@@ -482,31 +499,79 @@ impl Dispatches {
         }
     }
 
-    /// `events`, and what follows them in the queue for the same members. Answers to publishes in between come after it:
-    /// behind a busy queue each message has one, and only what is written together is cheap. They may, because the answer
-    /// and one's own message come in either order.
-    fn gather(
-        &mut self,
-        members: &Arc<Vec<SessionId>>,
-        events: Arc<[RoomEvent]>,
-        transit: Option<Transit>,
-    ) -> Batches {
-        let mut batches = Batches::default();
-        batches.push(events, transit);
+    /// `first`, and what follows it in the queue for rooms, by its members: the busier the worker, the more is sent to a
+    /// session at once, and only what is written together is cheap. Rooms are independent of each other; of one room, what
+    /// comes later is for the same members or for those that it has from then on.
+    ///
+    /// Answers to publishes in between come after it, because behind a busy queue each message has one. They may: an
+    /// answer and one's own message come in either order. Nothing else is overtaken.
+    fn gather(&mut self, first: Parcel) -> Vec<Parcel> {
         let is_answer = |dispatch: &Dispatch| matches!(dispatch, Dispatch::One(_, Notice::Published(..)));
-        while batches.bytes < TURN_BYTES && self.ahead.back().is_none_or(is_answer) {
+        let (mut bytes, mut count) = (first.bytes, 1);
+        let mut places = FxHashMap::default();
+        places.insert(Arc::as_ptr(&first.members), 0);
+        let mut parcels = vec![first];
+        while bytes < MAX_GATHERED_BYTES && count < MAX_GATHERED && self.ahead.back().is_none_or(is_answer) {
             match self.queue.try_recv() {
                 Ok(Dispatch::Room {
-                    members: same,
+                    members,
                     events,
                     transit,
                     pace: None,
-                }) if Arc::ptr_eq(&same, members) => batches.push(events, transit),
+                }) => {
+                    // No other list is at this place: what was gathered for it is held.
+                    let place = *places.entry(Arc::as_ptr(&members)).or_insert(parcels.len());
+                    if place == parcels.len() {
+                        parcels.push(Parcel::empty(members));
+                    }
+                    let parcel = &mut parcels[place];
+                    bytes += parcel.add(events, transit);
+                    count += 1;
+                    if parcel.bytes >= TURN_BYTES {
+                        break;
+                    }
+                }
                 Ok(other) => self.ahead.push_back(other),
                 Err(_) => break,
             }
         }
-        batches
+        parcels
+    }
+}
+
+/// What members of a room are sent together.
+struct Parcel {
+    members: Arc<Vec<SessionId>>,
+    /// Oldest first.
+    events: Vec<Arc<[RoomEvent]>>,
+    bytes: usize,
+    /// Held until all of it is in the mailboxes.
+    transit: Vec<Transit>,
+}
+
+impl Parcel {
+    fn new(members: Arc<Vec<SessionId>>, events: Arc<[RoomEvent]>, transit: Option<Transit>) -> Self {
+        let mut parcel = Self::empty(members);
+        parcel.add(events, transit);
+        parcel
+    }
+
+    fn empty(members: Arc<Vec<SessionId>>) -> Self {
+        Self {
+            members,
+            events: Vec::with_capacity(1),
+            bytes: 0,
+            transit: Vec::new(),
+        }
+    }
+
+    /// How many bytes were added.
+    fn add(&mut self, events: Arc<[RoomEvent]>, transit: Option<Transit>) -> usize {
+        let bytes = events.iter().map(RoomEvent::text_bytes).sum();
+        self.transit.extend(transit);
+        self.events.push(events);
+        self.bytes += bytes;
+        bytes
     }
 }
 
@@ -529,41 +594,33 @@ impl Turn {
     }
 }
 
-/// Events of one room that arrived together, in order.
-#[derive(Default)]
+/// Events of one room that are sent together, and what they count in the backlog of a session of either dialect, worked out
+/// when first needed.
 struct Batches {
-    list: Vec<(Arc<[RoomEvent]>, Cost)>,
+    list: Arc<[Arc<[RoomEvent]>]>,
     events: usize,
-    bytes: usize,
-    transit: Vec<Transit>,
-}
-
-/// What a batch counts in the backlog of a session of either dialect, worked out when first needed.
-#[derive(Default)]
-struct Cost {
-    plain: Cell<Option<usize>>,
-    v1: Cell<Option<usize>>,
+    plain: OnceCell<usize>,
+    v1: OnceCell<usize>,
 }
 
 impl Batches {
-    fn push(&mut self, events: Arc<[RoomEvent]>, transit: Option<Transit>) {
-        self.transit.extend(transit);
-        self.events += events.len();
-        self.bytes += events.iter().map(RoomEvent::text_bytes).sum::<usize>();
-        self.list.push((events, Cost::default()));
+    fn new(list: Vec<Arc<[RoomEvent]>>) -> Self {
+        Self {
+            events: list.iter().map(|events| events.len()).sum(),
+            list: list.into(),
+            plain: OnceCell::new(),
+            v1: OnceCell::new(),
+        }
     }
-}
 
-impl Cost {
-    fn of(&self, events: &[RoomEvent], dialect: Dialect) -> usize {
+    fn cost(&self, dialect: Dialect) -> usize {
         let known = match dialect {
             Dialect::Plain => &self.plain,
             Dialect::V1 => &self.v1,
         };
-        known.get().unwrap_or_else(|| {
-            let cost = events.iter().map(|event| event.frame_bytes(dialect)).sum();
-            known.set(Some(cost));
-            cost
+        *known.get_or_init(|| {
+            let events = self.list.iter().flat_map(|events| events.iter());
+            events.map(|event| event.frame_bytes(dialect)).sum()
         })
     }
 }

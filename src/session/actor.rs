@@ -49,7 +49,7 @@ use crate::protocol::{Dialect, RoomName};
 use crate::rooms::timeline::{Admission, Part};
 use crate::rooms::vitals::{Ending, Vitals};
 use crate::rooms::worker::Attached;
-use crate::rooms::{Abort, Join, Leave, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket};
+use crate::rooms::{Abort, Join, Leave, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket, frame_bytes};
 
 /// How long a SUBSCRIBE may keep a publish behind it waiting while the broker is known to be away, …
 const HURRY: Duration = Duration::from_millis(750);
@@ -392,7 +392,7 @@ impl WsSession {
 
     fn unsubscribed(&mut self, room: &RoomName, id: Option<&RequestId>) {
         for unsaid in self.replays.end(room) {
-            self.vitals.unqueue(Notice::Room(unsaid).cost(self.seat.dialect));
+            self.vitals.unqueue(frame_bytes(&unsaid, self.seat.dialect));
         }
         if self.seat.dialect == Dialect::V1 {
             self.send(&ServerFrame::Unsubscribed { id, room }.encode());
@@ -420,6 +420,7 @@ impl WsSession {
             }),
             Next::Live(waited) => {
                 for events in waited {
+                    self.vitals.unqueue(frame_bytes(&events, self.seat.dialect));
                     self.room_events(&events);
                 }
                 self.carry_out(Vec::new(), ctx);
@@ -427,12 +428,23 @@ impl WsSession {
         }
     }
 
+    fn room_batches(&mut self, batches: &[Arc<[RoomEvent]>]) {
+        let mut bytes = 0;
+        for events in batches {
+            let cost = frame_bytes(events, self.seat.dialect);
+            bytes += cost;
+            if self.replays.hold(events) {
+                // It goes on waiting, and counts for itself from now on. Whether it fits was seen when it came.
+                let _ = self.vitals.queue(cost);
+            } else {
+                self.room_events(events);
+            }
+        }
+        self.vitals.unqueue(bytes);
+    }
+
     fn room_events(&self, events: &[RoomEvent]) {
-        let dialect = self.seat.dialect;
-        self.vitals
-            .unqueue(events.iter().map(|event| event.frame_bytes(dialect)).sum());
-        let told = events.iter().filter(|event| !event.is_about(&self.name));
-        self.send_events(told);
+        self.send_events(events.iter().filter(|event| !event.is_about(&self.name)));
     }
 
     fn send_events<'a>(&self, events: impl Iterator<Item = &'a RoomEvent>) {
@@ -504,12 +516,7 @@ impl Handler<Notice> for WsSession {
 
     fn handle(&mut self, notice: Notice, ctx: &mut Self::Context) {
         let notice = match notice {
-            Notice::Room(events) => {
-                if let Some(events) = self.replays.hold(events) {
-                    self.room_events(&events);
-                }
-                return;
-            }
+            Notice::Room(batches) => return self.room_batches(&batches),
             other => other,
         };
         self.vitals.unqueue(notice.cost(self.seat.dialect));

@@ -28,6 +28,10 @@ use crate::rooms::vitals::{Ending, Vitals};
 /// Bytes that the connection is handed at once. It keeps a buffer of this size after a burst.
 const PIECE: usize = 16 * 1024;
 
+/// How often a session runs again that has woken itself. It does so after every 16 frames of its peer; if other sessions ran
+/// after so few, what many publish would come in as slowly as it goes out, and nothing of it could be sent together.
+const POLLS: usize = 4;
+
 /// A session's output in pieces.
 pub(super) struct Outbound<S> {
     /// `None` when the session has panicked.
@@ -143,15 +147,21 @@ where
         this.vitals.moved(this.outbox.bytes());
         if this.outbox.bytes() == 0 {
             this.wake.task.register(cx.waker());
-            // A session that ends is asked until it has ended: nothing wakes it any more.
-            if !this.wake.woken.swap(false, Ordering::AcqRel) && !this.vitals.is_closing() {
-                return Poll::Pending;
-            }
-            match this.poll_source() {
-                Poll::Ready(Some(Ok(frames))) => this.outbox.push(frames),
-                Poll::Ready(None) => this.has_ended = true,
-                Poll::Ready(error) => return Poll::Ready(error),
-                Poll::Pending => {}
+            for _ in 0..POLLS {
+                let is_woken = this.wake.woken.swap(false, Ordering::AcqRel);
+                // A session that ends is asked until it has ended: nothing wakes it any more.
+                if !is_woken && !this.vitals.is_closing() {
+                    break;
+                }
+                match this.poll_source() {
+                    Poll::Ready(Some(Ok(frames))) => this.outbox.push(frames),
+                    Poll::Ready(None) => {
+                        this.has_ended = true;
+                        break;
+                    }
+                    Poll::Ready(error) => return Poll::Ready(error),
+                    Poll::Pending => {}
+                }
             }
             this.vitals.wrote(this.outbox.bytes());
         }
@@ -228,6 +238,28 @@ mod tests {
         assert_eq!(polls.get(), 2);
         vitals.close(Instant::now());
         assert!(poll().is_ready(), "a session that ends is asked again");
+    }
+
+    #[test]
+    fn a_session_that_wakes_itself_runs_on_for_a_while() {
+        let vitals = Rc::new(Vitals::new(1_000_000, Duration::from_secs(1), Instant::now()));
+        let mut last = 0;
+        let source = stream::poll_fn(move |cx| {
+            last += 1;
+            cx.waker().wake_by_ref();
+            Poll::Ready(Some(Ok::<_, Infallible>(Bytes::from(vec![last]))))
+        });
+        let mut outbound = Outbound::new(
+            source,
+            Rc::default(),
+            vitals.clone(),
+            Box::new(|| {}),
+            Attachment::new(|| {}),
+        );
+        let mut poll = || Pin::new(&mut outbound).poll_next(&mut Context::from_waker(&noop_waker()));
+        for expected in [[1, 2, 3, 4], [5, 6, 7, 8]] {
+            assert!(matches!(poll(), Poll::Ready(Some(Ok(bytes))) if bytes[..] == expected));
+        }
     }
 
     #[test]

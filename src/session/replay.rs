@@ -82,19 +82,17 @@ impl Replays {
         self.0.values().any(|unfinished| unfinished.ticket == ticket)
     }
 
-    /// Keeps what has happened in a room whose replay goes on. Gives it back if there is none.
-    pub(super) fn hold(&mut self, events: Arc<[RoomEvent]>) -> Option<Arc<[RoomEvent]>> {
+    /// Keeps what has happened in a room whose replay goes on. Whether one does.
+    pub(super) fn hold(&mut self, events: &Arc<[RoomEvent]>) -> bool {
         if self.0.is_empty() {
-            return Some(events);
+            return false;
         }
         let unfinished = events.first().and_then(|event| self.0.get_mut(event.room()));
-        match unfinished {
-            Some(unfinished) => {
-                unfinished.live.push(events);
-                None
-            }
-            None => Some(events),
+        if let Some(unfinished) = unfinished {
+            unfinished.live.push(events.clone());
+            return true;
         }
+        false
     }
 
     /// How far the session has been told of the room, while a replay goes on.
@@ -135,27 +133,27 @@ mod tests {
     #[test]
     fn what_is_live_waits_until_the_last_part() {
         let mut replays = Replays::default();
-        assert!(replays.hold(live()).is_some(), "nothing is replayed");
+        assert!(!replays.hold(&live()), "nothing is replayed");
         assert!(matches!(
             replays.begin(7, &room(), 3, at(9)),
             Next::Pull { after: 3, .. }
         ));
-        assert!(replays.hold(live()).is_none());
+        assert!(replays.hold(&live()));
         assert!(matches!(
             replays.advance(7, Some(6)),
             Some(Next::Pull { after: 6, .. })
         ));
         assert_eq!(replays.position(&room()), Some(at(6)));
-        assert!(replays.hold(live()).is_none());
+        assert!(replays.hold(&live()));
         assert!(matches!(replays.advance(7, None), Some(Next::Live(live)) if live.len() == 2));
-        assert!(replays.hold(live()).is_some());
+        assert!(!replays.hold(&live()));
     }
 
     #[test]
     fn a_part_of_an_earlier_membership_is_not_of_this_one() {
         let mut replays = Replays::default();
         let _ = replays.begin(7, &room(), 3, at(9));
-        assert!(replays.hold(live()).is_none());
+        assert!(replays.hold(&live()));
         assert_eq!(replays.end(&room()).len(), 1);
         let _ = replays.begin(8, &room(), 3, at(9));
         assert!(!replays.has(7));
