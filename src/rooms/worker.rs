@@ -8,10 +8,10 @@
 //!   ([`vitals`](super::vitals)).
 //! - It tells the log when sessions begin and how they end, as far as outsiders let it.
 
+mod gathering;
 mod session_log;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
+use self::gathering::{Batches, Dispatches, Parcel};
 use self::session_log::SessionLog;
 use super::registry::demands::Found;
 use super::retirement::Retirement;
@@ -47,12 +48,6 @@ const PACE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Bytes that one session is sent in one turn, as far as whole dispatches allow.
 const TURN_BYTES: usize = 128 * 1024;
-
-/// Dispatches that are taken from the queue together, to be sent room by room, …
-const MAX_GATHERED: usize = 8_192;
-
-/// … and bytes of the messages in them.
-const MAX_GATHERED_BYTES: usize = 4 * 1024 * 1024;
 
 /// Something for the sessions of one worker.
 #[derive(Debug)]
@@ -300,10 +295,7 @@ impl Worker {
     }
 
     async fn dispatch_all(self: Rc<Self>, queue: mpsc::UnboundedReceiver<Dispatch>) {
-        let mut dispatches = Dispatches {
-            queue,
-            ahead: VecDeque::new(),
-        };
+        let mut dispatches = Dispatches::new(queue);
         let mut turn = Turn::default();
         while let Some(dispatch) = dispatches.next().await {
             match dispatch {
@@ -484,97 +476,6 @@ impl Worker {
     }
 }
 
-/// The queue, with what was looked at and put back.
-struct Dispatches {
-    queue: mpsc::UnboundedReceiver<Dispatch>,
-    /// Answers to publishes first, and then at most one dispatch of another kind.
-    ahead: VecDeque<Dispatch>,
-}
-
-impl Dispatches {
-    async fn next(&mut self) -> Option<Dispatch> {
-        match self.ahead.pop_front() {
-            Some(dispatch) => Some(dispatch),
-            None => self.queue.recv().await,
-        }
-    }
-
-    /// `first`, and what follows it in the queue for rooms, by its members: the busier the worker, the more is sent to a
-    /// session at once, and only what is written together is cheap. Rooms are independent of each other; of one room, what
-    /// comes later is for the same members or for those that it has from then on.
-    ///
-    /// Answers to publishes in between come after it, because behind a busy queue each message has one. They may: an
-    /// answer and one's own message come in either order. Nothing else is overtaken.
-    fn gather(&mut self, first: Parcel) -> Vec<Parcel> {
-        let is_answer = |dispatch: &Dispatch| matches!(dispatch, Dispatch::One(_, Notice::Published(..)));
-        let (mut bytes, mut count) = (first.bytes, 1);
-        let mut places = FxHashMap::default();
-        places.insert(Arc::as_ptr(&first.members), 0);
-        let mut parcels = vec![first];
-        while bytes < MAX_GATHERED_BYTES && count < MAX_GATHERED && self.ahead.back().is_none_or(is_answer) {
-            match self.queue.try_recv() {
-                Ok(Dispatch::Room {
-                    members,
-                    events,
-                    transit,
-                    pace: None,
-                }) => {
-                    // No other list is at this place: what was gathered for it is held.
-                    let place = *places.entry(Arc::as_ptr(&members)).or_insert(parcels.len());
-                    if place == parcels.len() {
-                        parcels.push(Parcel::empty(members));
-                    }
-                    let parcel = &mut parcels[place];
-                    bytes += parcel.add(events, transit);
-                    count += 1;
-                    if parcel.bytes >= TURN_BYTES {
-                        break;
-                    }
-                }
-                Ok(other) => self.ahead.push_back(other),
-                Err(_) => break,
-            }
-        }
-        parcels
-    }
-}
-
-/// What members of a room are sent together.
-struct Parcel {
-    members: Arc<Vec<SessionId>>,
-    /// Oldest first.
-    events: Vec<Arc<[RoomEvent]>>,
-    bytes: usize,
-    /// Held until all of it is in the mailboxes.
-    transit: Vec<Transit>,
-}
-
-impl Parcel {
-    fn new(members: Arc<Vec<SessionId>>, events: Arc<[RoomEvent]>, transit: Option<Transit>) -> Self {
-        let mut parcel = Self::empty(members);
-        parcel.add(events, transit);
-        parcel
-    }
-
-    fn empty(members: Arc<Vec<SessionId>>) -> Self {
-        Self {
-            members,
-            events: Vec::with_capacity(1),
-            bytes: 0,
-            transit: Vec::new(),
-        }
-    }
-
-    /// How many bytes were added.
-    fn add(&mut self, events: Arc<[RoomEvent]>, transit: Option<Transit>) -> usize {
-        let bytes = events.iter().map(RoomEvent::text_bytes).sum();
-        self.transit.extend(transit);
-        self.events.push(events);
-        self.bytes += bytes;
-        bytes
-    }
-}
-
 /// What has been done since the thread was last given back.
 #[derive(Default)]
 struct Turn {
@@ -591,37 +492,6 @@ impl Turn {
     async fn end(&mut self) {
         *self = Self::default();
         tokio::task::yield_now().await;
-    }
-}
-
-/// Events of one room that are sent together, and what they count in the backlog of a session of either dialect, worked out
-/// when first needed.
-struct Batches {
-    list: Arc<[Arc<[RoomEvent]>]>,
-    events: usize,
-    plain: OnceCell<usize>,
-    v1: OnceCell<usize>,
-}
-
-impl Batches {
-    fn new(list: Vec<Arc<[RoomEvent]>>) -> Self {
-        Self {
-            events: list.iter().map(|events| events.len()).sum(),
-            list: list.into(),
-            plain: OnceCell::new(),
-            v1: OnceCell::new(),
-        }
-    }
-
-    fn cost(&self, dialect: Dialect) -> usize {
-        let known = match dialect {
-            Dialect::Plain => &self.plain,
-            Dialect::V1 => &self.v1,
-        };
-        *known.get_or_init(|| {
-            let events = self.list.iter().flat_map(|events| events.iter());
-            events.map(|event| event.frame_bytes(dialect)).sum()
-        })
     }
 }
 

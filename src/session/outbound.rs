@@ -252,7 +252,7 @@ mod tests {
         let mut outbound = Outbound::new(
             source,
             Rc::default(),
-            vitals.clone(),
+            vitals,
             Box::new(|| {}),
             Attachment::new(|| {}),
         );

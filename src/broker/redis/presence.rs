@@ -25,7 +25,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use actix::Recipient;
-use log::{info, warn};
+use log::{debug, info, warn};
 use redis::{Pipeline, RedisResult, Value};
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
@@ -437,9 +437,7 @@ impl RedisPresence {
             Task::Reap(lease, beat) => {
                 let (taken, is_ended): (u64, bool) = redis::from_redis_value(next()?)?;
                 if taken > 0 {
-                    info!(
-                        "presence of a lease that ended taken off the lists: lease={lease} entries={taken}"
-                    );
+                    warn!("presence of a node that died taken off the lists: lease={lease} entries={taken}");
                 }
                 self.shared.metrics.presence_entries_reaped.inc_by(taken);
                 if !is_ended {
@@ -471,7 +469,8 @@ impl RedisPresence {
         for (lease, beat) in self.watch.look(leases, Instant::now()) {
             let is_known = self.dead.iter().any(|(known, _)| **known == *lease);
             if own.as_deref() != Some(lease.as_str()) && !is_known {
-                warn!("presence lease of a node that is dead: lease={lease} beat={beat}");
+                // A node that stopped in an orderly way leaves an empty one.
+                debug!("presence lease of a node that is gone: lease={lease} beat={beat}");
                 self.dead.push_back((lease.into(), Some(beat)));
             }
         }
