@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::WorkerId;
 use super::registry::{AddWorker, RegistryLimits, RoomRegistry};
 use super::retirement::Retirement;
-use super::worker::{Order, Worker};
+use super::worker::{Order, Worker, WorkerLimits};
 use crate::broker::{Broker, Publisher};
 use crate::config::Config;
 use crate::lifeline::Lifelines;
@@ -27,7 +27,7 @@ pub struct Hub {
     /// Ways to the workers that neither the registry nor a queue of deliveries stands in.
     orders: Arc<Mutex<Vec<mpsc::UnboundedSender<Order>>>>,
     metrics: Arc<Metrics>,
-    heartbeat: Duration,
+    worker_limits: WorkerLimits,
     lifelines: Lifelines,
     _thread: Arc<HubThread>,
 }
@@ -64,7 +64,10 @@ impl Hub {
             publisher,
             orders: Arc::default(),
             metrics: metrics.clone(),
-            heartbeat: config.heartbeat,
+            worker_limits: WorkerLimits {
+                heartbeat: config.heartbeat,
+                max_backlog: config.max_backlog,
+            },
             lifelines,
             _thread: Arc::new(HubThread(arbiter.handle())),
         }
@@ -88,7 +91,7 @@ impl Hub {
             (queue, orders),
             registry,
             metrics,
-            self.heartbeat,
+            self.worker_limits,
             &self.lifelines,
         )
     }

@@ -279,7 +279,7 @@ impl Notice {
     #[must_use]
     pub fn cost(&self, dialect: Dialect) -> usize {
         match self {
-            Self::Room(batches) => batches.iter().map(|events| frame_bytes(events, dialect)).sum(),
+            Self::Room(batches) => batches.iter().map(|events| backlog_cost(events, dialect)).sum(),
             Self::Joined(_, admission) => admission.replay.bytes(dialect),
             Self::Replay(_, part) => part.bytes(dialect),
             Self::Members(_, Ok(list)) => list.bytes(),
@@ -288,9 +288,14 @@ impl Notice {
     }
 }
 
-/// Bytes of the texts of all frames for a session of this dialect.
-pub(crate) fn frame_bytes(events: &[RoomEvent], dialect: Dialect) -> usize {
-    events.iter().map(|event| event.frame_bytes(dialect)).sum()
+/// What an event counts in the backlog of a session that is told of it, beside its text: what its memory takes, however
+/// short the text is.
+pub(crate) const EVENT_COST: usize = 96;
+
+/// Bytes that events count in the backlog of a session of this dialect, beside their slot.
+pub(crate) fn backlog_cost(events: &[RoomEvent], dialect: Dialect) -> usize {
+    let frames = events.iter().filter_map(|event| event.frame(dialect));
+    frames.map(|frame| frame.text_bytes() + EVENT_COST).sum()
 }
 
 /// Something that the members of a room are told. Encoded once per dialect, when the first member needs it.

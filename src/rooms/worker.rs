@@ -46,8 +46,11 @@ const CHUNK_MEMBERS: usize = 16;
 /// How often members that are behind are looked at.
 const PACE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Bytes that one session is sent in one turn, as far as whole dispatches allow.
+/// Bytes that one session is sent in one turn at most, as far as whole dispatches allow, …
 const TURN_BYTES: usize = 128 * 1024;
+
+/// … and its part of what may wait for a session: what comes in one go must not make a healthy reader look slow.
+const TURN_PART: usize = 8;
 
 /// Something for the sessions of one worker.
 #[derive(Debug)]
@@ -141,6 +144,15 @@ pub struct Attached {
     pub cut: Rc<dyn Fn()>,
 }
 
+/// What holds for all sessions of a worker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WorkerLimits {
+    /// Silence after which a peer is asked whether it is there.
+    pub(super) heartbeat: Duration,
+    /// Bytes that may wait for one session.
+    pub(super) max_backlog: usize,
+}
+
 /// One HTTP worker's sessions.
 pub struct Worker {
     id: WorkerId,
@@ -149,6 +161,7 @@ pub struct Worker {
     queue: DispatchSender,
     registry: Recipient<Disconnect>,
     metrics: Arc<Metrics>,
+    turn_bytes: usize,
     /// Once the node stops.
     stopping: Cell<Option<Order>>,
     /// What all backlogs summed up to when they were last looked at.
@@ -163,7 +176,7 @@ impl Worker {
         ((queue, dispatches), orders): (Queue, mpsc::UnboundedReceiver<Order>),
         registry: Recipient<Disconnect>,
         metrics: Arc<Metrics>,
-        heartbeat: Duration,
+        limits: WorkerLimits,
         lifelines: &Lifelines,
     ) -> Rc<Self> {
         let worker = Rc::new(Self {
@@ -173,6 +186,7 @@ impl Worker {
             queue,
             registry,
             metrics,
+            turn_bytes: TURN_BYTES.min(limits.max_backlog / TURN_PART),
             stopping: Cell::new(None),
             backlog_bytes: Cell::new(0),
             log: SessionLog::new(),
@@ -181,7 +195,7 @@ impl Worker {
         actix::spawn(lifelines.hold("a worker's queue").over(dispatching));
         let obeying = worker.clone().obey(orders);
         actix::spawn(lifelines.hold("a worker's ear").over(obeying));
-        let watching = worker.clone().watch(heartbeat);
+        let watching = worker.clone().watch(limits.heartbeat);
         actix::spawn(lifelines.hold("a worker's watch").over(watching));
         worker
     }
@@ -295,21 +309,11 @@ impl Worker {
     }
 
     async fn dispatch_all(self: Rc<Self>, queue: mpsc::UnboundedReceiver<Dispatch>) {
-        let mut dispatches = Dispatches::new(queue);
-        let mut turn = Turn::default();
+        let mut dispatches = Dispatches::new(queue, self.turn_bytes);
+        let mut turn = Turn::new(self.turn_bytes);
         while let Some(dispatch) = dispatches.next().await {
             match dispatch {
-                Dispatch::One(id, mut notice) => {
-                    if let Some(session) = self.sessions.borrow().get(&id) {
-                        if session.vitals.is_behind() {
-                            notice.cut();
-                        }
-                        let cost = notice.cost(session.dialect);
-                        turn.bytes += cost;
-                        self.post(id, session, notice, cost);
-                    }
-                    turn.deliveries += 1;
-                }
+                Dispatch::One(id, notice) => self.tell(id, notice, &mut turn),
                 Dispatch::Room {
                     members,
                     events,
@@ -328,6 +332,9 @@ impl Worker {
                 } => {
                     for parcel in dispatches.gather(Parcel::new(members, events, transit)) {
                         self.deliver_in_chunks(parcel, &mut turn).await;
+                        while let Some((id, answer)) = dispatches.next_answer() {
+                            self.tell(id, answer, &mut turn);
+                        }
                         if turn.is_over() {
                             turn.end().await;
                         }
@@ -339,6 +346,18 @@ impl Worker {
                 turn.end().await;
             }
         }
+    }
+
+    fn tell(&self, id: SessionId, mut notice: Notice, turn: &mut Turn) {
+        if let Some(session) = self.sessions.borrow().get(&id) {
+            if session.vitals.is_behind() {
+                notice.cut();
+            }
+            let cost = notice.cost(session.dialect);
+            turn.bytes += cost;
+            self.post(id, session, notice, cost);
+        }
+        turn.deliveries += 1;
     }
 
     /// Answers before any of the sessions that it names is told of as ended.
@@ -380,10 +399,10 @@ impl Worker {
         let (mut deliveries, mut bytes) = (0, 0);
         for id in members {
             let Some(session) = sessions.get(id) else { continue };
-            let cost = batches.cost(session.dialect);
-            if self.post(*id, session, Notice::Room(batches.list.clone()), cost) {
-                deliveries += batches.events;
-                bytes += cost;
+            let weight = batches.weight(session.dialect);
+            if self.post(*id, session, Notice::Room(batches.list.clone()), weight.cost()) {
+                deliveries += weight.events;
+                bytes += weight.text_bytes;
             }
         }
         self.metrics.delivery_bytes.inc_by(bytes as u64);
@@ -477,20 +496,28 @@ impl Worker {
 }
 
 /// What has been done since the thread was last given back.
-#[derive(Default)]
 struct Turn {
     deliveries: usize,
     bytes: usize,
+    most_bytes: usize,
 }
 
 impl Turn {
+    fn new(most_bytes: usize) -> Self {
+        Self {
+            deliveries: 0,
+            bytes: 0,
+            most_bytes,
+        }
+    }
+
     fn is_over(&self) -> bool {
-        self.deliveries >= TURN_DELIVERIES || self.bytes >= TURN_BYTES
+        self.deliveries >= TURN_DELIVERIES || self.bytes >= self.most_bytes
     }
 
     /// Lets the sessions run.
     async fn end(&mut self) {
-        *self = Self::default();
+        *self = Self::new(self.most_bytes);
         tokio::task::yield_now().await;
     }
 }

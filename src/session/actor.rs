@@ -49,7 +49,7 @@ use crate::protocol::{Dialect, RoomName};
 use crate::rooms::timeline::{Admission, Part};
 use crate::rooms::vitals::{Ending, Vitals};
 use crate::rooms::worker::Attached;
-use crate::rooms::{Abort, Join, Leave, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket, frame_bytes};
+use crate::rooms::{Abort, Join, Leave, NotJoined, Notice, Pull, RoomEvent, SessionId, Ticket, backlog_cost};
 
 /// How long a SUBSCRIBE may keep a publish behind it waiting while the broker is known to be away, …
 const HURRY: Duration = Duration::from_millis(750);
@@ -392,7 +392,7 @@ impl WsSession {
 
     fn unsubscribed(&mut self, room: &RoomName, id: Option<&RequestId>) {
         for unsaid in self.replays.end(room) {
-            self.vitals.unqueue(frame_bytes(&unsaid, self.seat.dialect));
+            self.vitals.unqueue(backlog_cost(&unsaid, self.seat.dialect));
         }
         if self.seat.dialect == Dialect::V1 {
             self.send(&ServerFrame::Unsubscribed { id, room }.encode());
@@ -420,7 +420,7 @@ impl WsSession {
             }),
             Next::Live(waited) => {
                 for events in waited {
-                    self.vitals.unqueue(frame_bytes(&events, self.seat.dialect));
+                    self.vitals.unqueue(backlog_cost(&events, self.seat.dialect));
                     self.room_events(&events);
                 }
                 self.carry_out(Vec::new(), ctx);
@@ -431,10 +431,10 @@ impl WsSession {
     fn room_batches(&mut self, batches: &[Arc<[RoomEvent]>]) {
         let mut bytes = 0;
         for events in batches {
-            let cost = frame_bytes(events, self.seat.dialect);
+            let cost = backlog_cost(events, self.seat.dialect);
             bytes += cost;
             if self.replays.hold(events) {
-                // It goes on waiting, and counts for itself from now on. Whether it fits was seen when it came.
+                // It goes on waiting, and counts for itself from now on. Whether it is too much is seen with what comes next.
                 let _ = self.vitals.queue(cost);
             } else {
                 self.room_events(events);

@@ -118,6 +118,7 @@ where
         let (false, Some(source)) = (self.has_ended, &mut self.source) else {
             return Poll::Ready(None);
         };
+        let kept = self.outbox.frames();
         let mut context = Context::from_waker(&self.waker);
         // Nothing of the session is used after a panic; what it shares with others is counters and cells.
         let polled = catch_unwind(AssertUnwindSafe(|| source.as_mut().poll_next(&mut context)));
@@ -129,7 +130,7 @@ where
             let dead = self.source.take();
             // Dropping what is broken may fail as well, and would end the process while the first panic unwinds.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(dead)));
-            self.outbox.clear();
+            self.outbox.truncate(kept);
             self.outbox.close(Some(CloseCode::Internal.into()));
             Poll::Ready(None)
         })

@@ -55,10 +55,15 @@ impl Outbox {
         self.frames.borrow_mut().push_back(frame);
     }
 
-    /// Forgets what has not been taken.
-    pub(super) fn clear(&self) {
-        self.frames.take();
-        self.bytes.set(0);
+    /// How many frames wait.
+    pub(super) fn frames(&self) -> usize {
+        self.frames.borrow().len()
+    }
+
+    /// Forgets all but the first frames.
+    pub(super) fn truncate(&self, frames: usize) {
+        self.frames.borrow_mut().truncate(frames);
+        self.bytes.set(self.frames.borrow().iter().map(Bytes::len).sum());
     }
 
     /// Bytes that wait.

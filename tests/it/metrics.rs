@@ -297,7 +297,7 @@ async fn the_way_through_redis_is_timed_and_its_silence_too() {
 
     redis.signal(Signal::CONT);
     await_value(&node, READY, |value| value == 1.0).await;
-    assert!(value(&node, AGE).await < silent);
+    await_value(&node, AGE, |value| value < silent).await;
 }
 
 #[actix::test]

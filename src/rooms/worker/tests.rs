@@ -7,7 +7,7 @@ use super::*;
 use crate::broker::{PublishOutcome, RoomMessage};
 use crate::protocol::{Content, RoomName};
 
-const BACKLOG: usize = 4_096;
+const BACKLOG: usize = 64 * 1024;
 
 /// Takes notices or disconnects and writes them down.
 struct Log<M>(mpsc::UnboundedSender<M>);
@@ -20,6 +20,22 @@ impl Handler<Notice> for Log<Notice> {
     type Result = ();
 
     fn handle(&mut self, notice: Notice, _: &mut Self::Context) {
+        self.0.send(notice).expect("the test listens");
+    }
+}
+
+/// A session that keeps up.
+struct Reader(mpsc::UnboundedSender<Notice>, Rc<Vitals>);
+
+impl Actor for Reader {
+    type Context = Context<Self>;
+}
+
+impl Handler<Notice> for Reader {
+    type Result = ();
+
+    fn handle(&mut self, notice: Notice, _: &mut Self::Context) {
+        self.1.unqueue(notice.cost(Dialect::V1));
         self.0.send(notice).expect("the test listens");
     }
 }
@@ -37,14 +53,17 @@ fn worker() -> (Rc<Worker>, mpsc::UnboundedReceiver<Disconnect>) {
     let (log, disconnects) = mpsc::unbounded_channel();
     let registry = Log(log).start().recipient();
     let queue = mpsc::unbounded_channel();
-    let heartbeat = Duration::from_secs(25);
+    let limits = WorkerLimits {
+        heartbeat: Duration::from_secs(25),
+        max_backlog: BACKLOG,
+    };
     (
         Worker::start(
             WorkerId(0),
             (queue, mpsc::unbounded_channel().1),
             registry,
             Arc::default(),
-            heartbeat,
+            limits,
             &Lifelines::new().0,
         ),
         disconnects,
@@ -136,6 +155,8 @@ async fn who_does_not_keep_up_is_closed_once_and_leaves_its_rooms() {
             .send(dispatch(&members, "x".repeat(BACKLOG / 3)))
             .expect("the worker lives");
     }
+    assert!(matches!(next(&mut notices).await, Notice::Room(_)));
+    assert!(matches!(next(&mut notices).await, Notice::Room(_)));
     assert!(matches!(
         next(&mut notices).await,
         Notice::Close(CloseCode::TooSlow)
@@ -143,6 +164,37 @@ async fn who_does_not_keep_up_is_closed_once_and_leaves_its_rooms() {
     assert_eq!(next(&mut disconnects).await.session, id);
     tokio::task::yield_now().await;
     assert!(notices.try_recv().is_err(), "nothing follows the close");
+}
+
+#[actix::test]
+async fn much_that_waited_in_the_queue_makes_no_reader_look_slow() {
+    const MESSAGES: usize = 2_000;
+    let (worker, _disconnects) = worker();
+    let (log, mut notices) = mpsc::unbounded_channel();
+    let vitals = Rc::new(Vitals::new(BACKLOG, Duration::from_secs(25), Instant::now()));
+    let id = worker.allot();
+    let session = Attached {
+        mailbox: Reader(log, vitals.clone()).start().recipient(),
+        dialect: Dialect::V1,
+        user: Rc::default(),
+        peer: None,
+        since: Instant::now(),
+        vitals,
+        cut: Rc::new(|| {}),
+    };
+    worker.attach(id, session);
+    let members = Arc::new(vec![id]);
+    for _ in 0..MESSAGES {
+        let tiny = dispatch(&members, String::new());
+        worker.queue().send(tiny).expect("the worker lives");
+    }
+    let mut told = 0;
+    while told < MESSAGES {
+        match next(&mut notices).await {
+            Notice::Room(batches) => told += batches.len(),
+            other => panic!("{other:?} after {told}"),
+        }
+    }
 }
 
 #[actix::test]
@@ -187,5 +239,5 @@ async fn messages_are_gathered_by_room_past_answers_and_past_nothing_else() {
             other => panic!("{other:?}"),
         });
     }
-    assert_eq!(told, ["a b", "A", "published 1", "left 2", "c"]);
+    assert_eq!(told, ["a b", "published 1", "A", "left 2", "c"]);
 }
