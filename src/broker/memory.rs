@@ -219,7 +219,11 @@ impl Handler<LinkCommand> for MemoryLink {
                 let done = Done::new(move |sessions| {
                     let _ = reply.send(Ok(sessions));
                 });
-                LinkEvent::Demanded(demand, done)
+                LinkEvent::Demanded {
+                    demand,
+                    before: None,
+                    done,
+                }
             }
             #[cfg(test)]
             LinkCommand::Panic => panic!("on purpose"),

@@ -360,7 +360,14 @@ pub enum LinkEvent {
     /// What was read.
     Read(Vec<ReadOutcome>),
     /// This node is to do this, and to say when it has.
-    Demanded(Demand, Done),
+    Demanded {
+        /// What.
+        demand: Demand,
+        /// To sessions that began before this time only, because it is heard late; `None`: to all.
+        before: Option<Instant>,
+        /// Where that is said.
+        done: Done,
+    },
 }
 
 /// Why no broker could be made of the configuration.

@@ -474,7 +474,7 @@ impl Handler<LinkEvent> for RoomRegistry {
                     }
                 }
             }
-            LinkEvent::Demanded(demand, done) => self.demanded(demand, done, ctx),
+            LinkEvent::Demanded { demand, before, done } => self.demanded(demand, before, done, ctx),
         }
         self.request_flush(ctx);
     }

@@ -79,6 +79,8 @@ pub struct Search {
     pub id: u64,
     /// Whose.
     pub user: Arc<str>,
+    /// Only those that began before.
+    pub before: Option<Instant>,
     /// Close them (1008), too.
     pub closes: bool,
     /// Where the answer goes.
@@ -364,7 +366,8 @@ impl Worker {
     fn search(&self, search: &Search) {
         let mut sessions = Vec::new();
         for (id, session) in self.sessions.borrow().iter() {
-            let is_theirs = session.user.get() == Some(&search.user);
+            let is_theirs = session.user.get() == Some(&search.user)
+                && search.before.is_none_or(|before| session.since < before);
             // One that is closing may still be a member; closed it is without that.
             if !is_theirs || (search.closes && session.vitals.is_closing()) {
                 continue;

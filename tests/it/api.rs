@@ -6,6 +6,7 @@ mod batch;
 mod contract;
 mod document;
 mod history;
+mod late;
 mod members;
 mod pages;
 mod paths;

@@ -4,6 +4,8 @@
 //!   have met one of its demands say so.
 //! - Redis tells how many connections heard a demand. It is met when as many nodes have said so, the asking one among them:
 //!   without its own link that one would not hear what it asks for.
+//! - A node whose link is away does not hear it. Demands are kept for such a node, which carries out what it has missed before
+//!   it hears anything else ([`hearing`](super::hearing)).
 //! - Anybody may publish here. What has another form is dropped.
 
 use std::collections::HashMap;
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::hearing::Place;
 use super::payload::PayloadError;
 use crate::broker::control::Demand;
 use crate::protocol::{RoomName, user_name};
@@ -29,11 +32,23 @@ const MAX_ANSWERS: usize = 10_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Control {
     /// Meet this, and tell `from`.
-    Demand { id: u64, from: String, demand: Demand },
+    Demand(Asked),
     /// The demand with this id of the node that hears it is met by `from`.
     Met { id: u64, from: String, sessions: u64 },
     /// The room's history was deleted.
     Forgotten { room: RoomName },
+}
+
+/// A demand as nodes hear it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Chosen by the node that asks.
+    pub(super) id: u64,
+    /// That node.
+    pub(super) from: String,
+    pub(super) demand: Demand,
+    /// Where it is kept. Not known to the asking node, and not to be read in what is kept: there Redis says it.
+    pub(super) at: Option<Place>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -43,12 +58,16 @@ enum Wire {
         id: u64,
         from: String,
         user: String,
+        #[serde(skip_serializing)]
+        at: Option<String>,
     },
     Remove {
         id: u64,
         from: String,
         user: String,
         room: String,
+        #[serde(skip_serializing)]
+        at: Option<String>,
     },
     Met {
         id: u64,
@@ -63,17 +82,19 @@ enum Wire {
 impl Control {
     pub(super) fn encode(self) -> String {
         let wire = match self {
-            Self::Demand { id, from, demand } => match demand {
+            Self::Demand(Asked { id, from, demand, .. }) => match demand {
                 Demand::Disconnect { user } => Wire::Disconnect {
                     id,
                     from,
                     user: user.to_string(),
+                    at: None,
                 },
                 Demand::Remove { user, room } => Wire::Remove {
                     id,
                     from,
                     user: user.to_string(),
                     room: room.to_string(),
+                    at: None,
                 },
             },
             Self::Met { id, from, sessions } => Wire::Met { id, from, sessions },
@@ -97,27 +118,29 @@ impl Control {
         let is_node =
             |name: &str| (1..=MAX_NODE_BYTES).contains(&name.len()) && !name.chars().any(char::is_control);
         let node = |name: String| is_node(&name).then_some(name);
-        Some(match wire {
-            Wire::Disconnect { id, from, user } => Self::Demand {
+        let asked = |id, from, demand, at: Option<String>| {
+            Some(Self::Demand(Asked {
                 id,
                 from: node(from)?,
-                demand: Demand::Disconnect {
-                    user: user_name(&user)?,
-                },
-            },
+                demand,
+                at: at.map(|at| at.parse()).transpose().ok()?,
+            }))
+        };
+        Some(match wire {
+            Wire::Disconnect { id, from, user, at } => {
+                let user = user_name(&user)?;
+                asked(id, from, Demand::Disconnect { user }, at)?
+            }
             Wire::Remove {
                 id,
                 from,
                 user,
                 room: name,
-            } => Self::Demand {
-                id,
-                from: node(from)?,
-                demand: Demand::Remove {
-                    user: user_name(&user)?,
-                    room: room(name)?,
-                },
-            },
+                at,
+            } => {
+                let (user, room) = (user_name(&user)?, room(name)?);
+                asked(id, from, Demand::Remove { user, room }, at)?
+            }
             Wire::Met { id, from, sessions } => Self::Met {
                 id,
                 from: node(from)?,
@@ -233,23 +256,34 @@ mod tests {
         RoomName::new("r\"1").expect("a valid name")
     }
 
+    fn asked(id: u64, from: String, demand: Demand) -> Control {
+        Control::Demand(Asked {
+            id,
+            from,
+            demand,
+            at: None,
+        })
+    }
+
+    #[test]
+    fn the_place_that_redis_adds_is_read() {
+        let payload = r#"{"what":"disconnect","id":1,"from":"a","user":"ann","at":"1764000000000-2"}"#;
+        let Ok(Control::Demand(Asked { at, .. })) = Control::decode(payload.as_bytes()) else {
+            panic!("a demand");
+        };
+        assert_eq!(at, "1764000000000-2".parse().ok());
+    }
+
     #[test]
     fn what_is_written_is_read() {
         let from = || "8fab".to_owned();
+        let removal = Demand::Remove {
+            user: "\u{2028}\"".into(),
+            room: room(),
+        };
         for control in [
-            Control::Demand {
-                id: 1,
-                from: from(),
-                demand: Demand::Disconnect { user: "ann".into() },
-            },
-            Control::Demand {
-                id: u64::MAX,
-                from: from(),
-                demand: Demand::Remove {
-                    user: "\u{2028}\"".into(),
-                    room: room(),
-                },
-            },
+            asked(1, from(), Demand::Disconnect { user: "ann".into() }),
+            asked(u64::MAX, from(), removal),
             Control::Met {
                 id: 1,
                 from: from(),
@@ -271,6 +305,7 @@ mod tests {
             r#"{"what":"disconnect","id":1,"from":"","user":"ann"}"#,
             r#"{"what":"disconnect","id":1,"from":"a\n","user":"ann"}"#,
             r#"{"what":"disconnect","id":-1,"from":"a","user":"ann"}"#,
+            r#"{"what":"disconnect","id":1,"from":"a","user":"ann","at":"1"}"#,
             r#"{"what":"remove","id":1,"from":"a","user":"ann","room":"a\u0001"}"#,
             r#"{"what":"explode"}"#,
         ] {
@@ -293,11 +328,7 @@ mod tests {
             user: "\\".repeat(crate::protocol::MAX_USER_BYTES).into(),
             room: RoomName::new(&"\"".repeat(crate::protocol::MAX_ROOM_NAME_BYTES)).expect("valid"),
         };
-        let control = Control::Demand {
-            id: u64::MAX,
-            from: "x".repeat(MAX_NODE_BYTES),
-            demand,
-        };
+        let control = asked(u64::MAX, "x".repeat(MAX_NODE_BYTES), demand);
         assert_eq!(Control::decode(control.clone().encode().as_bytes()), Ok(control));
     }
 

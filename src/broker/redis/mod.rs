@@ -4,14 +4,15 @@
 //! - Internal channels begin, after the prefix, with U+0001, which no room name can contain.
 //! - Each wait for Redis has a deadline; a connection that misses one is replaced.
 //!
-//! [`payload`] is what travels on a room's channel, [`control`] what nodes tell each other, [`scripts`] what runs in Redis;
-//! [`subscriber`] and [`publisher`] own one connection each, [`reader`] and [`presence`] share one ([`mod@line`]); [`backoff`]
-//! paces their dials.
+//! [`payload`] is what travels on a room's channel, [`control`] what nodes tell each other and [`hearing`] what they have
+//! missed of it, [`scripts`] what runs in Redis; [`subscriber`] and [`publisher`] own one connection each, [`reader`] and
+//! [`presence`] share one ([`mod@line`]); [`backoff`] paces their dials.
 
 mod backoff;
 mod control;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hearing;
 mod line;
 mod payload;
 mod presence;

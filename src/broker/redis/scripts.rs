@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use redis::{Arg, Cmd, Pipeline, RedisError, Value, cmd};
 use sha1::{Digest, Sha1};
 
+use super::hearing::Place;
 use super::payload;
 use crate::broker::history::{Entry, NUMBERING_TTL, Numbering, Page, ReadRequest, UNWRITTEN_TTL, hex};
 use crate::broker::{ChannelKind, RoomMessage};
@@ -72,6 +73,8 @@ pub(super) struct Scripts {
     pub(super) publish: Script,
     pub(super) read: Script,
     pub(super) forget: Script,
+    /// Makes a demand of all nodes.
+    pub(super) demand: Script,
     /// Makes changes of presence.
     pub(super) list: Script,
     prefix: String,
@@ -110,6 +113,15 @@ pub(super) enum Numbered {
 /// What stands before a room's name in the name of its presence channel. No room name contains U+0001.
 pub(super) const PRESENCE_CHANNEL: &str = "\u{1}presence:";
 
+/// The key of the demands that are kept.
+const DEMANDS: &str = "demands";
+
+/// How long demands are kept after the last one.
+const DEMAND_TTL: Duration = Duration::from_secs(120);
+
+/// So many demands are kept at least, and not many more.
+const MAX_DEMANDS: usize = 10_000;
+
 const PUBLISH_ONCE: &str = include_str!("publish_once.lua");
 
 impl Scripts {
@@ -118,6 +130,7 @@ impl Scripts {
             publish: Script::new(include_str!("publish.lua")),
             read: Script::new(include_str!("read.lua")),
             forget: Script::new(include_str!("forget.lua")),
+            demand: Script::new(include_str!("demand.lua")),
             list: Script::new(include_str!("presence_apply.lua")),
             prefix: prefix.to_owned(),
             retention,
@@ -276,6 +289,33 @@ impl Scripts {
 }
 
 impl Scripts {
+    /// Makes a demand with this payload, on this channel.
+    pub(super) fn demand(&self, channel: &str, payload: &str) -> Cmd {
+        let mut demand = self.demand.call();
+        demand
+            .arg(1)
+            .arg(self.common_key(DEMANDS))
+            .arg(payload)
+            .arg(channel)
+            .arg(millis(DEMAND_TTL))
+            .arg(MAX_DEMANDS);
+        demand
+    }
+
+    /// Reads so many of the demands behind this place, and Redis's time after them.
+    pub(super) fn missed(&self, behind: Place, count: usize) -> Pipeline {
+        let mut missed = Pipeline::new();
+        missed
+            .cmd("XRANGE")
+            .arg(self.common_key(DEMANDS))
+            .arg(format!("({behind}"))
+            .arg("+")
+            .arg("COUNT")
+            .arg(count);
+        missed.cmd("TIME");
+        missed
+    }
+
     /// Deletes a room's messages, begins this numbering, and says `told` on a channel.
     pub(super) fn forget(&self, room: &RoomName, numbering: &Numbering, channel: &str, told: &str) -> Cmd {
         let mut forget = cmd("EVALSHA");
@@ -351,6 +391,16 @@ pub(super) fn page(room: &RoomName, reply: Value, max_payload: usize) -> Result<
         top: text(&head[2])?.parse().map_err(|_| malformed())?,
         entries: entries.chunks(2).filter_map(entry).collect(),
     })
+}
+
+/// The demands in the reply of a read of them, each with its place and its payload, and Redis's time in milliseconds since
+/// 1970.
+pub(super) fn demands(replies: Vec<Value>) -> Result<(Vec<(Place, Vec<u8>)>, u64), RedisError> {
+    type Entries = Vec<(String, Vec<Vec<u8>>)>;
+    let (entries, (seconds, micros)): (Entries, (u64, u64)) = redis::from_redis_value(Value::Array(replies))?;
+    let demand = |(id, mut fields): (String, Vec<Vec<u8>>)| Some((id.parse().ok()?, fields.pop()?));
+    let demands = entries.into_iter().filter_map(demand).collect();
+    Ok((demands, seconds * 1_000 + micros / 1_000))
 }
 
 #[cfg(test)]
@@ -472,5 +522,26 @@ mod tests {
         assert_eq!(page_read.entries, [entry]);
         assert!(page(&room, Value::Array(vec![bulk("k")]), 1_000).is_err());
         assert!(page(&room, Value::Nil, 1_000).is_err());
+    }
+
+    #[test]
+    fn kept_demands_are_read_with_their_places() {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let entry = |id: &str, payload: &str| {
+            let fields = Value::Array(vec![bulk("demand"), bulk(payload)]);
+            Value::Array(vec![bulk(id), fields])
+        };
+        let time = || Value::Array(vec![bulk("1764000000"), bulk("7999")]);
+        let kept = vec![entry("5-0", "a"), entry("6-1", "b")];
+        let (demands_read, now) = demands(vec![Value::Array(kept), time()]).expect("demands");
+        let place = |text: &str| text.parse::<Place>().expect("a place");
+        assert_eq!(
+            demands_read,
+            [(place("5-0"), b"a".to_vec()), (place("6-1"), b"b".to_vec())]
+        );
+        assert_eq!(now, 1_764_000_000_007);
+        let (none, _) = demands(vec![Value::Array(vec![]), time()]).expect("none");
+        assert_eq!(none, []);
+        assert!(demands(vec![Value::Nil]).is_err());
     }
 }

@@ -1,6 +1,8 @@
 //! The subscribing connection: one actor, one link at a time.
 //!
 //! - A lost link is reported before anything of the next one; dialling goes on for ever.
+//! - A new one is reported when what was demanded of this node meanwhile has been done, so that nobody is sent what he was
+//!   to be kept from ([`demands`]).
 //! - Batches of rooms are one command each, confirmed as a whole. While one is under way the next is collected, so that the
 //!   busier it is, the more rooms share a command; only a full batch does not wait.
 //! - The crate queues what arrives without a bound, so the stream is always read: it is handed on in chunks of what
@@ -26,6 +28,7 @@ use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
 use super::control::Demands;
+use super::hearing::Hearing;
 use super::payload::{self, PayloadError};
 use super::reader::Errand;
 use super::{CANARY_INTERVAL, DIAL_TIMEOUT, Shared, presence, travelled, within};
@@ -52,10 +55,13 @@ const MISSED_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) struct RedisSubscriber {
     shared: Arc<Shared>,
     demands: Demands,
+    hearing: Hearing,
     queues: Queues,
     events: Recipient<LinkEvent>,
     generation: u64,
     link: Option<Link>,
+    /// The last link that was reported.
+    reported: u64,
     batches: BTreeMap<(Verb, ChannelKind), Batches>,
     backoff: Backoff,
     drop_log: Throttle,
@@ -117,11 +123,13 @@ impl RedisSubscriber {
     ) -> Self {
         Self {
             demands: Demands::new(shared.node.clone()),
+            hearing: Hearing::default(),
             shared,
             queues,
             events,
             generation: 0,
             link: None,
+            reported: 0,
             batches: BTreeMap::new(),
             backoff: Backoff::default(),
             drop_log: Throttle::per_second(1),
@@ -167,9 +175,22 @@ impl RedisSubscriber {
         let stream = ctx.add_stream(stream.ready_chunks(MAX_CHUNK));
         self.link = Some(Link { sink, stream });
         info!("subscribed to redis: generation={}", self.generation);
-        self.events.do_send(LinkEvent::Up {
-            generation: self.generation,
-        });
+        self.catch_up_and_report(ctx);
+    }
+
+    /// The link can be used from now on.
+    fn report_up(&mut self) {
+        if self.reported < self.generation {
+            self.reported = self.generation;
+            self.events.do_send(LinkEvent::Up {
+                generation: self.generation,
+            });
+        }
+    }
+
+    /// Whether this is the link, and lives.
+    fn is_current(&self, generation: u64) -> bool {
+        self.generation == generation && self.link.is_some()
     }
 
     fn link_lost(&mut self, problem: &str, ctx: &mut Context<Self>) {
@@ -184,7 +205,9 @@ impl RedisSubscriber {
         self.missed.clear();
         self.batches.clear();
         self.demands.fail_all("the link to redis was lost");
-        self.events.do_send(LinkEvent::Down);
+        if self.reported == self.generation {
+            self.events.do_send(LinkEvent::Down);
+        }
         self.dial_again(problem, ctx);
     }
 
@@ -216,7 +239,7 @@ impl RedisSubscriber {
             within(COMMAND_TIMEOUT, "a subscription", call).await
         };
         ctx.spawn(call.into_actor(self).map(move |outcome, actor, ctx| {
-            if actor.generation == generation && actor.link.is_some() {
+            if actor.is_current(generation) {
                 actor.batches(verb, kind).under_way -= 1;
                 actor.commanded((verb, kind), rooms, outcome, ctx);
                 actor.send_batches(verb, kind, ctx);
@@ -449,7 +472,7 @@ impl Handler<LinkCommand> for RedisSubscriber {
                 return;
             }
         };
-        if generation != self.generation || self.link.is_none() {
+        if !self.is_current(generation) {
             debug!(
                 "command for another link dropped: generation={generation} current={}",
                 self.generation

@@ -6,6 +6,7 @@
 //! - What a closed session still asks for is not granted: its last commands may be on their way here.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use actix::prelude::{AsyncContext, Context, Handler, Message};
 
@@ -58,7 +59,13 @@ impl Demands {
 }
 
 impl RoomRegistry {
-    pub(super) fn demanded(&mut self, demand: Demand, done: Done, ctx: &mut Context<Self>) {
+    pub(super) fn demanded(
+        &mut self,
+        demand: Demand,
+        before: Option<Instant>,
+        done: Done,
+        ctx: &mut Context<Self>,
+    ) {
         let user = demand.user().clone();
         let room = match demand {
             Demand::Disconnect { .. } => None,
@@ -71,6 +78,7 @@ impl RoomRegistry {
             let search = Search {
                 id,
                 user: user.clone(),
+                before,
                 closes: room.is_none(),
                 found: ctx.address().recipient(),
             };

@@ -15,7 +15,7 @@ on_both_brokers! {
     nobody_is_nobody
 }
 
-async fn named(node: &crate::support::node::Node, user: &str) -> Client {
+pub(super) async fn named(node: &crate::support::node::Node, user: &str) -> Client {
     let url = format!("{}/ws?user={user}", node.ws_url());
     let mut client = Client::connect(&url, &["roomcast.v1"]).await;
     assert_eq!(client.json().await["type"], "welcome");

@@ -185,6 +185,14 @@ impl Redis {
         Listener(pubsub)
     }
 
+    /// Subscribes to the channels that match a pattern, as `redis-cli PSUBSCRIBE` does.
+    pub(crate) async fn listen_by_pattern(&self, pattern: &str) -> Listener {
+        let client = redis::Client::open(self.url()).expect("a good URL");
+        let mut pubsub = client.get_async_pubsub().await.expect("a server that answers");
+        pubsub.psubscribe(pattern).await.expect("subscribed");
+        Listener(pubsub)
+    }
+
     /// The channels of rooms (not internal ones) that somebody is subscribed to, sorted.
     pub(crate) async fn channels(&self) -> Vec<String> {
         let mut connection = self.connection().await;

@@ -5,14 +5,16 @@
 
 use std::time::{Duration, Instant};
 
-use redis::{Pipeline, RedisError, RedisResult, Value};
+use redis::{Cmd, Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use super::RedisReader;
-use crate::broker::history::Numbering;
-use crate::broker::redis::control::Control;
-use crate::broker::redis::{call_script, within};
+use super::{RedisReader, is_passing};
+use crate::broker::history::{Numbering, ReadError};
+use crate::broker::redis::control::{Asked, Control};
+use crate::broker::redis::hearing::Place;
+use crate::broker::redis::scripts::{Script, Scripts, demands};
+use crate::broker::redis::{call, call_script, within};
 use crate::protocol::{Position, RoomName};
 
 /// How long Redis may take to answer.
@@ -34,12 +36,31 @@ enum Kind {
         room: RoomName,
         reply: oneshot::Sender<Result<Position, String>>,
     },
-    Tell {
-        channel: String,
+    Demand {
         control: Control,
         heard: oneshot::Sender<Result<u64, String>>,
     },
+    Tell {
+        channel: String,
+        control: Control,
+    },
+    Missed {
+        behind: Place,
+        reply: oneshot::Sender<Result<Missed, ReadError>>,
+    },
 }
+
+/// Demands that were kept.
+#[derive(Debug)]
+pub(in crate::broker::redis) struct Missed {
+    /// In order, with the time since each was made. What is none of ours to understand is left out.
+    pub(in crate::broker::redis) demands: Vec<(Place, (Asked, Duration))>,
+    /// Nothing follows.
+    pub(in crate::broker::redis) is_last: bool,
+}
+
+/// Demands that are read at once.
+const MAX_MISSED: usize = 100;
 
 impl Errand {
     /// Delete a room's messages and begin another numbering.
@@ -50,17 +71,25 @@ impl Errand {
         Self::new(Kind::Forget { room, reply })
     }
 
-    /// Publish on an internal channel. Answered by how many connections have heard it.
-    pub(in crate::broker::redis) fn tell(
-        channel: String,
+    /// Make a demand of all nodes. Answered by how many of them have heard it.
+    pub(in crate::broker::redis) fn demand(
         control: Control,
         heard: oneshot::Sender<Result<u64, String>>,
     ) -> Self {
-        Self::new(Kind::Tell {
-            channel,
-            control,
-            heard,
-        })
+        Self::new(Kind::Demand { control, heard })
+    }
+
+    /// Publish on an internal channel.
+    pub(in crate::broker::redis) fn tell(channel: String, control: Control) -> Self {
+        Self::new(Kind::Tell { channel, control })
+    }
+
+    /// Read the demands behind this place.
+    pub(in crate::broker::redis) fn missed(
+        behind: Place,
+        reply: oneshot::Sender<Result<Missed, ReadError>>,
+    ) -> Self {
+        Self::new(Kind::Missed { behind, reply })
     }
 
     fn new(kind: Kind) -> Self {
@@ -74,41 +103,71 @@ impl Errand {
 impl RedisReader {
     pub(super) async fn run_errand(&mut self, Errand { since, kind }: Errand) {
         let deadline = since + PATIENCE;
+        let scripts = &self.shared.scripts;
+        // Who has asked may not wait any more, whatever it was: then an answer goes nowhere.
         match kind {
             Kind::Forget { room, reply } => {
                 // Chosen once, so that a second call knows the first one's work.
                 let numbering = Numbering::fresh();
-                let mut commands = Pipeline::new();
                 let told = Control::Forgotten { room: room.clone() }.encode();
                 let channel = &self.shared.control_channel;
-                commands.add_command(self.shared.scripts.forget(&room, &numbering, channel, &told));
-                let done = self.send(&commands, deadline).await;
+                let commands = alone(scripts.forget(&room, &numbering, channel, &told));
+                let done = self
+                    .send(&commands, Some(|scripts| &scripts.forget), deadline)
+                    .await;
                 let place = done.map(|_| numbering.position(0));
-                // Fails when nobody waits any more.
                 let _ = reply.send(place.map_err(|error| error.to_string()));
             }
-            Kind::Tell {
-                channel,
-                control,
-                heard,
-            } => {
-                let mut commands = Pipeline::new();
-                commands.cmd("PUBLISH").arg(channel).arg(control.encode());
-                let reply = self.send(&commands, deadline).await;
-                let count =
-                    reply.and_then(|reply| redis::from_redis_value::<u64>(reply).map_err(RedisError::from));
+            Kind::Demand { control, heard } => {
+                let commands = alone(scripts.demand(&self.shared.control_channel, &control.encode()));
+                let replies = self
+                    .send(&commands, Some(|scripts| &scripts.demand), deadline)
+                    .await;
+                let count = replies.and_then(|mut replies| {
+                    let reply = replies.pop().unwrap_or(Value::Nil);
+                    redis::from_redis_value::<u64>(reply).map_err(RedisError::from)
+                });
                 let _ = heard.send(count.map_err(|error| error.to_string()));
+            }
+            Kind::Tell { channel, control } => {
+                let mut publish = redis::cmd("PUBLISH");
+                publish.arg(channel).arg(control.encode());
+                // Lost, it is missed by a node that gives up waiting for it.
+                let _ = self.send(&alone(publish), None, deadline).await;
+            }
+            Kind::Missed { behind, reply } => {
+                let commands = scripts.missed(behind, MAX_MISSED);
+                let replies = self.send(&commands, None, deadline).await;
+                let missed = replies.and_then(demands).map(|(demands, now)| Missed {
+                    is_last: demands.len() < MAX_MISSED,
+                    demands: understood(demands, now),
+                });
+                let _ = reply.send(missed.map_err(|error| {
+                    let problem = error.to_string();
+                    let may_pass = error.is_io_error() || error.is_connection_dropped() || is_passing(&error);
+                    if may_pass {
+                        ReadError::Away(problem)
+                    } else {
+                        ReadError::Refused(problem)
+                    }
+                }));
             }
         }
     }
 
-    async fn send(&mut self, commands: &Pipeline, deadline: Instant) -> RedisResult<Value> {
+    /// Sends commands, which may call a script, until there is an answer to all of them.
+    async fn send(
+        &mut self,
+        commands: &Pipeline,
+        script: Option<fn(&Scripts) -> &Script>,
+        deadline: Instant,
+    ) -> RedisResult<Vec<Value>> {
         if Instant::now() >= deadline {
             let problem = "the connection to redis was busy or away";
             return Err(RedisError::from(std::io::Error::other(problem)));
         }
-        loop {
-            match self.try_send(commands).await {
+        let replies = loop {
+            match self.try_send(commands, script).await {
                 Err(error) => {
                     self.lost(&error);
                     if Instant::now() >= deadline {
@@ -116,24 +175,56 @@ impl RedisReader {
                     }
                     sleep(self.line.pause()).await;
                 }
-                Ok(Value::ServerError(error)) => {
-                    let error = RedisError::from(error);
-                    if error.code() == Some("READONLY") {
-                        // This server has become a replica: its master is elsewhere.
-                        self.line.give_up(self.number);
-                    }
-                    return Err(error);
+                Ok(replies) => break replies,
+            }
+        };
+        for reply in &replies {
+            if let Value::ServerError(error) = reply {
+                let error = RedisError::from(error.clone());
+                if error.code() == Some("READONLY") {
+                    // This server has become a replica: its master is elsewhere.
+                    self.line.give_up(self.number);
                 }
-                Ok(reply) => return Ok(reply),
+                return Err(error);
             }
         }
+        Ok(replies)
     }
 
-    async fn try_send(&mut self, commands: &Pipeline) -> RedisResult<Value> {
+    async fn try_send(
+        &mut self,
+        commands: &Pipeline,
+        script: Option<fn(&Scripts) -> &Script>,
+    ) -> RedisResult<Vec<Value>> {
         let mut connection = self.line.connected().await?;
         self.number = connection.number;
-        let sent = call_script(&mut connection.commands, commands, &self.shared.scripts.forget);
-        let reply = within(ANSWER_TIMEOUT, "an errand", sent).await?.pop();
-        reply.ok_or_else(|| RedisError::from(std::io::Error::other("a reply is missing")))
+        let sent = async {
+            match script {
+                Some(script) => {
+                    call_script(&mut connection.commands, commands, script(&self.shared.scripts)).await
+                }
+                None => call(&mut connection.commands, commands).await,
+            }
+        };
+        within(ANSWER_TIMEOUT, "an errand", sent).await
     }
+}
+
+fn alone(command: Cmd) -> Pipeline {
+    let mut commands = Pipeline::with_capacity(1);
+    commands.add_command(command);
+    commands
+}
+
+/// The demands among what was kept; `now` is Redis's time in milliseconds.
+fn understood(kept: Vec<(Place, Vec<u8>)>, now: u64) -> Vec<(Place, (Asked, Duration))> {
+    let understand = |(place, payload): (Place, Vec<u8>)| match Control::decode(&payload) {
+        Ok(Control::Demand(asked)) => {
+            let age = Duration::from_millis(now.saturating_sub(place.millis));
+            Some((place, (asked, age)))
+        }
+        // Anybody may write there.
+        _ => None,
+    };
+    kept.into_iter().filter_map(understand).collect()
 }

@@ -1,19 +1,27 @@
-//! Demands over the link: made of all nodes, heard of others, and answered.
+//! Demands over the link: made of all nodes, heard of others, answered, and caught up with after a time without a link.
 
 use std::time::{Duration, Instant};
 
 use actix::prelude::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+use log::{error, info, warn};
 use redis::Msg;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::RedisSubscriber;
 use crate::broker::control::{Demand, Done};
-use crate::broker::redis::control::{Control, MetReply};
-use crate::broker::redis::reader::Errand;
+use crate::broker::history::ReadError;
+use crate::broker::redis::control::{Asked, Control, MetReply};
+use crate::broker::redis::reader::{Errand, Missed};
 use crate::broker::{ChannelKind, LinkEvent};
 
 /// How long the nodes may take to meet a demand.
 const PATIENCE: Duration = Duration::from_millis(2_700);
+
+/// How long messages wait at most, after the link is back, for what was demanded meanwhile.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long it takes until what was missed is asked for again.
+const CATCH_UP_AGAIN: Duration = Duration::from_secs(1);
 
 impl RedisSubscriber {
     /// Makes a demand of all nodes.
@@ -25,14 +33,13 @@ impl RedisSubscriber {
         }
         let id = self.demands.open(reply);
         let (heard, hears) = oneshot::channel();
-        let control = Control::Demand {
+        let control = Control::Demand(Asked {
             id,
             from: self.shared.node.to_string(),
             demand,
-        };
-        let channel = self.shared.control_channel.clone();
-        // Fails when the reader has died, and the node is ending for it.
-        let _ = self.queues.errands.send(Errand::tell(channel, control, heard));
+            at: None,
+        });
+        self.send(Errand::demand(control, heard));
         ctx.spawn(hears.into_actor(self).map(move |heard, actor, _| match heard {
             Ok(Ok(count)) => actor.demands.heard(id, count),
             Ok(Err(problem)) => actor.demands.fail(id, problem),
@@ -50,19 +57,11 @@ impl RedisSubscriber {
         }
         let is_answer = channel.len() > shared.control_channel.len();
         match (Control::decode(message.get_payload_bytes()), is_answer) {
-            (Ok(Control::Demand { id, from, demand }), false) => {
-                let (errands, channel) = (self.queues.errands.clone(), shared.answer_channel(&from));
-                let own = shared.node.to_string();
-                let done = Done::new(move |sessions| {
-                    let (heard, _) = oneshot::channel();
-                    let control = Control::Met {
-                        id,
-                        from: own,
-                        sessions,
-                    };
-                    let _ = errands.send(Errand::tell(channel, control, heard));
-                });
-                self.events.do_send(LinkEvent::Demanded(demand, done));
+            (Ok(Control::Demand(asked)), false) => {
+                if let Some(place) = asked.at {
+                    self.hearing.heard(place);
+                }
+                self.carry_out(asked, None, None);
             }
             (Ok(Control::Met { id, from, sessions }), true) => self.demands.met(id, from, sessions),
             (Ok(Control::Forgotten { room }), false) => {
@@ -72,5 +71,105 @@ impl RedisSubscriber {
             (Ok(_), _) => self.drop_payload(channel, super::PayloadError::Malformed, now),
             (Err(error), _) => self.drop_payload(channel, error, now),
         }
+    }
+
+    /// Has a demand met by the sessions here that began before that time, or by all. `held` is dropped when it is, or cannot
+    /// be.
+    fn carry_out(&self, asked: Asked, before: Option<Instant>, held: Option<mpsc::Sender<()>>) {
+        let Asked { id, from, demand, .. } = asked;
+        let (errands, channel) = (self.queues.errands.clone(), self.shared.answer_channel(&from));
+        let own = self.shared.node.to_string();
+        let met = Done::new(move |sessions| {
+            let control = Control::Met {
+                id,
+                from: own,
+                sessions,
+            };
+            // Fails when the reader has died, and the node is ending for it.
+            let _ = errands.send(Errand::tell(channel, control));
+            drop(held);
+        });
+        self.events.do_send(LinkEvent::Demanded {
+            demand,
+            before,
+            done: met,
+        });
+    }
+
+    fn send(&self, errand: Errand) {
+        // Fails when the reader has died, and the node is ending for it.
+        let _ = self.queues.errands.send(errand);
+    }
+
+    /// Carries out what was missed while there was no link, and then reports the link; in time also without that, because
+    /// messages wait for it.
+    pub(super) fn catch_up_and_report(&mut self, ctx: &mut Context<Self>) {
+        self.hearing.link_up();
+        self.catch_up(ctx);
+        let generation = self.generation;
+        ctx.run_later(CATCH_UP_PATIENCE, move |actor, _| {
+            if actor.is_current(generation) {
+                actor.report_up();
+            }
+        });
+    }
+
+    fn catch_up(&self, ctx: &mut Context<Self>) {
+        let (reply, page) = oneshot::channel();
+        self.send(Errand::missed(self.hearing.through(), reply));
+        let generation = self.generation;
+        ctx.spawn(page.into_actor(self).map(move |page, actor, ctx| {
+            // Without an answer the node is stopping.
+            if let (Ok(page), true) = (page, actor.is_current(generation)) {
+                actor.missed(page, ctx);
+            }
+        }));
+    }
+
+    fn missed(&mut self, page: Result<Missed, ReadError>, ctx: &mut Context<Self>) {
+        let generation = self.generation;
+        let (demands, is_last) = match page {
+            Ok(Missed { demands, is_last }) => (self.hearing.read(demands, is_last), is_last),
+            Err(ReadError::Away(problem)) => {
+                warn!("what was demanded without a link is not known yet: problem={problem:?}");
+                ctx.run_later(CATCH_UP_AGAIN, move |actor, ctx| {
+                    if actor.is_current(generation) {
+                        actor.catch_up(ctx);
+                    }
+                });
+                return;
+            }
+            Err(ReadError::Refused(problem)) => {
+                error!("what was demanded without a link cannot be read: problem={problem:?}");
+                self.report_up();
+                return;
+            }
+        };
+        let now = Instant::now();
+        let (held, mut all_dropped) = mpsc::channel(1);
+        let mut count = 0_usize;
+        for (_, (asked, age)) in demands {
+            // No session is older than the process.
+            let before = now.checked_sub(age).filter(|before| *before > self.shared.began);
+            if before.is_some() {
+                count += 1;
+                self.carry_out(asked, before, Some(held.clone()));
+            }
+        }
+        drop(held);
+        if count > 0 {
+            info!("carrying out what was demanded without a link: demands={count}");
+        }
+        let done = async move { all_dropped.recv().await };
+        ctx.spawn(done.into_actor(self).map(move |_, actor, ctx| {
+            if !actor.is_current(generation) {
+                return;
+            }
+            if is_last {
+                actor.report_up();
+            } else {
+                actor.catch_up(ctx);
+            }
+        }));
     }
 }

@@ -10,7 +10,11 @@ use crate::rooms::registry::demands::Found;
 fn demand(stage: &Stage, demand: Demand) -> oneshot::Receiver<u64> {
     let (met, answer) = oneshot::channel();
     let done = Done::new(move |sessions| met.send(sessions).expect("the test listens"));
-    stage.registry.do_send(LinkEvent::Demanded(demand, done));
+    stage.registry.do_send(LinkEvent::Demanded {
+        demand,
+        before: None,
+        done,
+    });
     answer
 }
 
