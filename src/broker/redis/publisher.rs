@@ -21,6 +21,7 @@ use log::{info, warn};
 use lru::LruCache;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, RedisResult, Value};
+use rustc_hash::FxHashMap;
 use tokio::time::{interval, sleep_until};
 
 use super::backoff::Backoff;
@@ -226,14 +227,7 @@ impl RedisPublisher {
         let patience = (oldest + ANSWER_TIMEOUT)
             .saturating_duration_since(now)
             .max(MIN_ANSWER_TIMEOUT);
-        let seen: Vec<Option<Seen>> = batch
-            .iter()
-            .map(|Waiting { publish, .. }| {
-                let mut seen = self.seen.get(&publish.message.room).cloned()?;
-                seen.is_due = now >= seen.renewed + self.shared.scripts.renewal_interval();
-                Some(seen)
-            })
-            .collect();
+        let seen = self.seen(&batch, now);
         let sent = self.send(connection, &batch, &seen, with_canary);
         match within(patience, "a publish", sent).await {
             Ok(replies) => self.settle(batch, seen, replies),
@@ -242,6 +236,23 @@ impl RedisPublisher {
                 Err(error)
             }
         }
+    }
+
+    /// What was seen of the room of each publish, and what each may foresee.
+    fn seen(&mut self, batch: &[Waiting], now: Instant) -> Vec<Option<Seen>> {
+        let mut ahead: FxHashMap<&RoomName, u64> = FxHashMap::default();
+        batch
+            .iter()
+            .map(|Waiting { publish, .. }| {
+                let room = &publish.message.room;
+                let mut seen = self.seen.get(room).cloned()?;
+                let ahead = ahead.entry(room).or_default();
+                *ahead += 1;
+                seen.foreseen = seen.offset + *ahead;
+                seen.is_due = now >= seen.renewed + self.shared.scripts.renewal_interval();
+                Some(seen)
+            })
+            .collect()
     }
 
     /// Sends a batch, and sends it again if Redis did not know the script. The replies, one for each publish.
@@ -330,6 +341,7 @@ impl RedisPublisher {
             (Some(Numbered::Anew(numbering, offset)), _) => Seen {
                 numbering,
                 offset,
+                foreseen: offset + 1,
                 renewed: now,
                 is_due: false,
             },

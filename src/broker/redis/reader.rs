@@ -1,7 +1,7 @@
 //! Reads history, on a connection ([`line`](mod@super::line)) on which no publish waits behind long reads.
 //!
 //! - Requests that wait together go out together; a batch shares [`MAX_BATCH_BYTES`], so that what is read at once is
-//!   bounded.
+//!   bounded. Those that only ask for a room's place share one call of the script.
 //! - A read changes nothing, so one that is lost with its connection is sent again until [`PATIENCE`] ends.
 //! - What is not worth a connection of its own goes out here, too ([`errands`]).
 
@@ -78,7 +78,8 @@ impl RedisReader {
             if count == 0 {
                 return;
             }
-            let requests = share_bytes(std::mem::take(&mut batch));
+            let mut requests = share_bytes(std::mem::take(&mut batch));
+            requests.sort_by_key(asks_for_messages);
             let outcomes = match self.read(&requests).await {
                 Ok(replies) => self.understand(requests, replies),
                 Err(error) => {
@@ -109,15 +110,30 @@ impl RedisReader {
     }
 
     async fn try_read(&mut self, requests: &[ReadRequest]) -> RedisResult<Vec<Value>> {
-        let mut commands = Pipeline::with_capacity(requests.len());
-        for request in requests {
-            commands.add_command(self.shared.scripts.read(request));
+        let (places, pages) =
+            requests.split_at(requests.partition_point(|request| !asks_for_messages(request)));
+        let mut commands = Pipeline::with_capacity(1 + pages.len());
+        let calls: Vec<&[ReadRequest]> = std::iter::once(places)
+            .filter(|places| !places.is_empty())
+            .chain(pages.chunks(1))
+            .collect();
+        for requests in &calls {
+            commands.add_command(self.shared.scripts.read(requests));
         }
         let mut connection = self.line.connected().await?;
         self.number = connection.number;
         // Reading twice does no harm, so it does not matter how many of them knew the script.
         let read = call_script(&mut connection.commands, &commands, &self.shared.scripts.read);
-        within(ANSWER_TIMEOUT, "a read", read).await
+        let replies = within(ANSWER_TIMEOUT, "a read", read).await?;
+        let of_each = calls
+            .iter()
+            .zip(replies)
+            .flat_map(|(requests, reply)| match reply {
+                Value::Array(replies) if replies.len() == requests.len() => replies,
+                // An error that is about the call as a whole.
+                reply => vec![reply; requests.len()],
+            });
+        Ok(of_each.collect())
     }
 
     fn understand(&self, requests: Vec<ReadRequest>, replies: Vec<Value>) -> Vec<ReadOutcome> {
@@ -151,6 +167,10 @@ impl RedisReader {
         warn!("redis reading connection lost: problem=\"{error}\"");
         self.line.give_up(self.number);
     }
+}
+
+fn asks_for_messages(request: &ReadRequest) -> bool {
+    request.after.is_some()
 }
 
 /// Whether the same command may succeed later: Redis is loading its data, is being failed over, or cannot write.

@@ -86,6 +86,8 @@ pub(super) struct Scripts {
 pub(super) struct Seen {
     pub(super) numbering: Numbering,
     pub(super) offset: u64,
+    /// What a message of this node gets, next or in this batch, if nobody else has published since.
+    pub(super) foreseen: u64,
     /// When this node last set the expiries.
     pub(super) renewed: Instant,
     /// It has to set them again now.
@@ -249,8 +251,12 @@ impl Scripts {
                 }))
                 .arg(item.seen.map_or("", |seen| seen.numbering.epoch.as_str()))
                 .arg(item.seen.map_or(0, |seen| seen.offset))
+                .arg(
+                    item.seen
+                        .map_or_else(String::new, |seen| seen.foreseen.to_string()),
+                )
                 .arg(item.seen.map_or_else(String::new, |seen| {
-                    seen.numbering.seal(seen.offset + 1).into_string()
+                    seen.numbering.seal(seen.foreseen).into_string()
                 }))
                 .arg(match (item.seen.is_none_or(|seen| seen.is_due), item.key) {
                     (true, None) => "e",
@@ -262,33 +268,32 @@ impl Scripts {
         publish
     }
 
-    /// Reads a room's place and a piece of its past.
-    pub(super) fn read(&self, request: &ReadRequest) -> Cmd {
-        let keys = [
-            self.key(&request.room, "numbering"),
-            self.key(&request.room, "messages"),
-        ];
+    /// Reads rooms' places, and a piece of each one's past. Answered by an array of what [`page`] reads.
+    pub(super) fn read(&self, requests: &[ReadRequest]) -> Cmd {
         let fresh = Numbering::fresh();
-        let known = request.known.as_ref();
-        let mut read = cmd("EVALSHA");
-        read.arg(&self.read.digest)
-            .arg(keys.len())
-            .arg(&keys)
-            .arg(fresh.epoch.as_str())
+        let mut read = self.read.call();
+        read.arg(2 * requests.len());
+        for ReadRequest { room, .. } in requests {
+            read.arg(self.key(room, "numbering"))
+                .arg(self.key(room, "messages"));
+        }
+        read.arg(fresh.epoch.as_str())
             .arg(fresh.secret())
-            .arg(known.map_or("", |known| known.epoch.as_str()))
-            .arg(known.map_or(0, |known| known.offset))
-            .arg(request.after.map_or_else(String::new, |after| after.to_string()))
-            .arg(request.limit.entries)
-            .arg(request.limit.bytes)
             .arg(millis(renewed(NUMBERING_TTL.max(self.retention.ttl))))
             .arg(millis(UNWRITTEN_TTL))
-            .arg(millis(renewed(self.retention.ttl)));
+            .arg(millis(renewed(self.retention.ttl)))
+            .arg(self.retention.size);
+        for request in requests {
+            let known = request.known.as_ref();
+            read.arg(known.map_or("", |known| known.epoch.as_str()))
+                .arg(known.map_or(0, |known| known.offset))
+                .arg(request.after.map_or_else(String::new, |after| after.to_string()))
+                .arg(request.limit.entries)
+                .arg(request.limit.bytes);
+        }
         read
     }
-}
 
-impl Scripts {
     /// Makes a demand with this payload, on this channel.
     pub(super) fn demand(&self, channel: &str, payload: &str) -> Cmd {
         let mut demand = self.demand.call();
