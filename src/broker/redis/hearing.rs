@@ -4,12 +4,17 @@
 //!   link lives.
 //! - A new link has missed what was made before it. That is read page by page, from the last one that was heard, and a demand
 //!   that has come over the link meanwhile is passed over.
+//! - Where the last one that was heard is not there any more, everything that is kept is read: it has expired, or Redis has come
+//!   back without it, or somebody else has made it up.
+//! - How long ago a demand was made is told by Redis's clock alone. Where another Redis takes over, and its clock is behind,
+//!   what is kept looks younger, and where it is ahead, older, by as much.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
 /// A place in a Redis stream: Redis's time when it was taken in milliseconds since 1970, and a number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Place {
     pub(super) millis: u64,
     number: u64,
@@ -37,6 +42,9 @@ impl FromStr for Place {
     }
 }
 
+/// Demands over the link that are remembered while what was missed is read. Beyond that one may be carried out twice.
+const MAX_LIVE: usize = 10_000;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Hearing {
@@ -44,47 +52,52 @@ pub(super) struct Hearing {
     through: Place,
     /// Something was missed, and not all of it is read.
     is_behind: bool,
-    /// The first and the last that came over the link meanwhile.
-    live: Option<(Place, Place)>,
+    /// What came over the link meanwhile.
+    live: HashSet<Place>,
 }
 
 impl Hearing {
     /// There is a new link: what was made until now may have been missed.
     pub(super) fn link_up(&mut self) {
         self.is_behind = true;
-        self.live = None;
+        self.live.clear();
     }
 
     /// This one has come over the link.
     pub(super) fn heard(&mut self, place: Place) {
-        if self.is_behind {
-            let first = self.live.map_or(place, |(first, _)| first);
-            self.live = Some((first, place));
-        } else {
+        if !self.is_behind {
             self.through = place;
+        } else if self.live.len() < MAX_LIVE {
+            self.live.insert(place);
         }
     }
 
-    /// Where to go on reading.
+    /// Where to go on reading: what is there has been heard, what follows has not.
     pub(super) fn through(&self) -> Place {
         self.through
     }
 
-    /// These were read, in order, behind [`Hearing::through`]; nothing follows them if that was the last page. Returns those
-    /// that were missed.
-    pub(super) fn read<T>(&mut self, page: Vec<(Place, T)>, is_last: bool) -> Vec<(Place, T)> {
-        if let Some((last, _)) = page.last() {
-            self.through = self.through.max(*last);
+    /// These were read, in order, from [`Hearing::through`] on; nothing follows them if that was the last page. Returns those
+    /// that were missed, and whether there is more to read.
+    pub(super) fn read<T>(&mut self, mut page: Vec<(Place, T)>, is_last: bool) -> (Vec<T>, bool) {
+        if self.through != Place::default() {
+            if page.first().is_none_or(|(first, _)| *first != self.through) {
+                self.through = Place::default();
+                return (Vec::new(), true);
+            }
+            page.remove(0);
         }
-        let live = self.live;
+        if let Some((last, _)) = page.last() {
+            self.through = *last;
+        }
+        let missed = page.into_iter().filter(|(place, _)| !self.live.contains(place));
+        let missed = missed.map(|(_, demand)| demand).collect();
         if is_last {
             self.is_behind = false;
-            if let Some((_, last)) = self.live.take() {
-                self.through = self.through.max(last);
-            }
+            let live = std::mem::take(&mut self.live);
+            self.through = live.into_iter().fold(self.through, Place::max);
         }
-        let was_missed = |place: &Place| live.is_none_or(|(first, _)| *place < first);
-        page.into_iter().filter(|(place, _)| was_missed(place)).collect()
+        (missed, !is_last)
     }
 }
 
@@ -138,6 +151,8 @@ mod tests {
         Up,
         /// A page is read, of so many at most.
         Read(usize),
+        /// What has been heard by now expires.
+        Expired,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -145,9 +160,30 @@ mod tests {
             4 => Just(Step::Made),
             1 => Just(Step::Lost),
             2 => Just(Step::Up),
-            3 => (1..4_usize).prop_map(Step::Read),
+            3 => (2..5_usize).prop_map(Step::Read),
+            1 => Just(Step::Expired),
         ];
         prop::collection::vec(step, 0..60)
+    }
+
+    #[test]
+    fn a_place_that_was_made_up_hides_nothing() {
+        let mut hearing = Hearing::default();
+        let forged = "18446744073709551615-18446744073709551615"
+            .parse()
+            .expect("a place");
+        hearing.heard(place(1));
+        hearing.heard(forged);
+        for _ in 0..2 {
+            hearing.link_up();
+            assert_eq!(hearing.through(), forged);
+            assert_eq!(hearing.read::<u64>(Vec::new(), true), (Vec::new(), true));
+            // Also where it comes while what was missed is read.
+            hearing.heard(forged);
+            assert_eq!(hearing.through(), Place::default());
+            let page = vec![(place(1), 1), (place(2), 2)];
+            assert_eq!(hearing.read(page, true), (vec![1, 2], false));
+        }
     }
 
     proptest! {
@@ -157,7 +193,8 @@ mod tests {
         /// within the life of one link.
         #[test]
         fn nothing_is_missed_and_nothing_is_heard_twice_over_one_link(steps in steps()) {
-            let (mut hearing, mut made, mut has_link, mut is_reading) = (Hearing::default(), 0_u64, false, false);
+            let (mut hearing, mut has_link, mut is_reading) = (Hearing::default(), false, false);
+            let (mut made, mut forgotten) = (0_u64, 0_u64);
             let mut heard = std::collections::BTreeSet::new();
             let mut of_this_link = std::collections::BTreeSet::new();
             let settle = [Step::Up].into_iter().chain((0..60).map(|_| Step::Read(3)));
@@ -171,6 +208,11 @@ mod tests {
                             prop_assert!(of_this_link.insert(made));
                         }
                     }
+                    Step::Expired => {
+                        while heard.contains(&(forgotten + 1)) {
+                            forgotten += 1;
+                        }
+                    }
                     Step::Lost => (has_link, is_reading) = (false, false),
                     Step::Up => if !has_link {
                         (has_link, is_reading) = (true, true);
@@ -178,12 +220,14 @@ mod tests {
                         hearing.link_up();
                     },
                     Step::Read(most) => if is_reading {
-                        let behind = (1..=made).map(place).filter(|place| *place > hearing.through());
-                        let page: Vec<_> = behind.map(|place| (place, ())).take(most).collect();
-                        is_reading = page.len() == most;
-                        for (place, ()) in hearing.read(page, !is_reading) {
-                            heard.insert(place.number);
-                            prop_assert!(of_this_link.insert(place.number));
+                        let kept = (forgotten + 1..=made).filter(|number| place(*number) >= hearing.through());
+                        let page: Vec<_> = kept.map(|number| (place(number), number)).take(most).collect();
+                        let is_last = page.len() < most;
+                        let (missed, goes_on) = hearing.read(page, is_last);
+                        is_reading = goes_on;
+                        for number in missed {
+                            heard.insert(number);
+                            prop_assert!(of_this_link.insert(number));
                         }
                     },
                 }

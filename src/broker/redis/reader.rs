@@ -17,7 +17,7 @@ use redis::{Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-pub(super) use self::errands::{Errand, Missed};
+pub(super) use self::errands::{Errand, Kept};
 use super::line::Line;
 use super::scripts::page;
 use super::{Shared, call_script, within};

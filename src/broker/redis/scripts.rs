@@ -307,13 +307,13 @@ impl Scripts {
         demand
     }
 
-    /// Reads so many of the demands behind this place, and Redis's time after them.
-    pub(super) fn missed(&self, behind: Place, count: usize) -> Pipeline {
+    /// Reads so many of the demands from this place on, and Redis's time after them.
+    pub(super) fn missed(&self, from: Place, count: usize) -> Pipeline {
         let mut missed = Pipeline::new();
         missed
             .cmd("XRANGE")
             .arg(self.common_key(DEMANDS))
-            .arg(format!("({behind}"))
+            .arg(from.to_string())
             .arg("+")
             .arg("COUNT")
             .arg(count);

@@ -147,7 +147,12 @@ impl Reader<'_> {
                     None => after.offset == top,
                 };
                 if is_whole {
-                    entries.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+                    // Something may have been dropped between two pages: whoever goes on behind the last one is told.
+                    let in_a_row = entries.iter().zip(after.offset + 1..);
+                    let in_a_row = in_a_row
+                        .take_while(|(entry, offset)| entry.offset == *offset)
+                        .count();
+                    entries.truncate(in_a_row.min(usize::try_from(most).unwrap_or(usize::MAX)));
                     return Ok(Some(Past {
                         position: Some(position),
                         recovered: Some(true),

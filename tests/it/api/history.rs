@@ -268,6 +268,22 @@ async fn under_traffic_every_message_is_heard_once_around_the_gap() {
 }
 
 #[actix::test]
+async fn nothing_is_passed_over_in_silence() {
+    let site = Site::redis(&[]).await;
+    let epoch = fill(&site, 6).await;
+    let redis = site.redis.as_ref().expect("a Redis");
+    let gone: u64 = redis.command(&["XDEL", "roomcast:{lobby}:messages", "4-0"]).await;
+    assert_eq!(gone, 1);
+    let answer = read(&site, &format!("after=1&epoch={epoch}")).await;
+    assert_eq!(
+        (&answer["recovered"], offsets(&answer)),
+        (&json!(true), vec![2, 3])
+    );
+    let answer = read(&site, &format!("after=3&epoch={epoch}")).await;
+    assert_eq!((&answer["recovered"], offsets(&answer)), (&json!(false), vec![]));
+}
+
+#[actix::test]
 async fn without_history_there_is_nothing_to_read_and_nothing_to_delete() {
     for site in [
         Site::embedded(&[("ROOMCAST_HISTORY_SIZE", "0")]).await,

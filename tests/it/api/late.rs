@@ -178,13 +178,50 @@ async fn nonsense_among_the_demands_is_passed_over() {
         let key = "roomcast:{}:demands";
         scene.redis().command(&["XADD", key, "*", field, value]).await
     };
-    add("demand", "garbage").await;
+    // More than is read at once.
+    for _ in 0..250 {
+        add("demand", "garbage").await;
+    }
     add("other", r#"{"what":"forgotten","room":"r"}"#).await;
     add("demand", r#"{"what":"met","id":1,"from":"x","sessions":1}"#).await;
     disconnect(scene.asked(), "ann").await;
     add("demand", "").await;
     scene.line.resume();
     assert_eq!(ann.closed().await, Some(1008));
+}
+
+#[actix::test]
+async fn a_place_that_somebody_makes_up_hides_nothing() {
+    let scene = Scene::start().await;
+    let mut ann = named(scene.cut_off(), "ann").await;
+    for place in ["18446744073709551615-18446744073709551615", "0-0"] {
+        let forged = format!(r#"{{"what":"disconnect","id":1,"from":"x","user":"x","at":"{place}"}}"#);
+        assert_eq!(scene.redis().publish("\u{1}control", &forged).await, 2);
+    }
+    // What comes over the link comes in order: this is heard last.
+    let last = r#"{"what":"disconnect","id":1,"from":"x","user":"bob","at":"18446744073709551615-0"}"#;
+    let mut bob = named(scene.cut_off(), "bob").await;
+    scene.redis().publish("\u{1}control", last).await;
+    assert_eq!(bob.closed().await, Some(1008));
+    scene.cut().await;
+    disconnect(scene.asked(), "ann").await;
+    scene.line.resume();
+    assert_eq!(ann.closed().await, Some(1008));
+}
+
+#[actix::test]
+async fn where_redis_keeps_nothing_those_who_hear_it_do_it() {
+    let site = Site::redis(&[]).await;
+    let redis = site.redis.as_ref().expect("a Redis");
+    let mut anns = Vec::new();
+    for node in &site.nodes {
+        anns.push(named(node, "ann").await);
+    }
+    let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    assert_eq!(disconnect(site.last(), "ann").await["sessions"], 2);
+    for mut ann in anns {
+        assert_eq!(ann.closed().await, Some(1008));
+    }
 }
 
 /// Where the key holds something else, nobody is kept waiting for it.
@@ -195,8 +232,7 @@ async fn a_link_is_used_though_what_was_demanded_cannot_be_read() {
     ann.subscribe("lobby").await;
     scene.cut().await;
     let _: String = scene.redis().command(&["SET", "roomcast:{}:demands", "x"]).await;
-    let answer = post(scene.asked(), "/api/users/ann/disconnect", &json!({})).await;
-    assert_eq!(answer.code(503), "unavailable");
+    assert_eq!(disconnect(scene.asked(), "bob").await["sessions"], 0);
     scene.line.resume();
     post(
         scene.asked(),

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use super::{RedisReader, is_passing};
+use crate::broker::control::Demand;
 use crate::broker::history::{Numbering, ReadError};
 use crate::broker::redis::control::{Asked, Control};
 use crate::broker::redis::hearing::Place;
@@ -45,16 +46,24 @@ enum Kind {
         control: Control,
     },
     Missed {
-        behind: Place,
-        reply: oneshot::Sender<Result<Missed, ReadError>>,
+        from: Place,
+        reply: oneshot::Sender<Result<Kept, ReadError>>,
     },
 }
 
-/// Demands that were kept.
+/// A demand that was kept.
 #[derive(Debug)]
 pub(in crate::broker::redis) struct Missed {
-    /// In order, with the time since each was made. What is none of ours to understand is left out.
-    pub(in crate::broker::redis) demands: Vec<(Place, (Asked, Duration))>,
+    pub(in crate::broker::redis) demand: Demand,
+    /// When it was made. `None` if that was before the machine started.
+    pub(in crate::broker::redis) made: Option<Instant>,
+}
+
+/// What was kept.
+#[derive(Debug)]
+pub(in crate::broker::redis) struct Kept {
+    /// In order. `None` is what is none of ours to understand.
+    pub(in crate::broker::redis) page: Vec<(Place, Option<Missed>)>,
     /// Nothing follows.
     pub(in crate::broker::redis) is_last: bool,
 }
@@ -84,12 +93,12 @@ impl Errand {
         Self::new(Kind::Tell { channel, control })
     }
 
-    /// Read the demands behind this place.
+    /// Read the demands from this place on.
     pub(in crate::broker::redis) fn missed(
-        behind: Place,
-        reply: oneshot::Sender<Result<Missed, ReadError>>,
+        from: Place,
+        reply: oneshot::Sender<Result<Kept, ReadError>>,
     ) -> Self {
-        Self::new(Kind::Missed { behind, reply })
+        Self::new(Kind::Missed { from, reply })
     }
 
     fn new(kind: Kind) -> Self {
@@ -135,12 +144,12 @@ impl RedisReader {
                 // Lost, it is missed by a node that gives up waiting for it.
                 let _ = self.send(&alone(publish), None, deadline).await;
             }
-            Kind::Missed { behind, reply } => {
-                let commands = scripts.missed(behind, MAX_MISSED);
+            Kind::Missed { from, reply } => {
+                let commands = scripts.missed(from, MAX_MISSED);
                 let replies = self.send(&commands, None, deadline).await;
-                let missed = replies.and_then(demands).map(|(demands, now)| Missed {
+                let missed = replies.and_then(demands).map(|(demands, redis_now)| Kept {
                     is_last: demands.len() < MAX_MISSED,
-                    demands: understood(demands, now),
+                    page: understood(demands, redis_now, Instant::now()),
                 });
                 let _ = reply.send(missed.map_err(|error| {
                     let problem = error.to_string();
@@ -216,15 +225,19 @@ fn alone(command: Cmd) -> Pipeline {
     commands
 }
 
-/// The demands among what was kept; `now` is Redis's time in milliseconds.
-fn understood(kept: Vec<(Place, Vec<u8>)>, now: u64) -> Vec<(Place, (Asked, Duration))> {
-    let understand = |(place, payload): (Place, Vec<u8>)| match Control::decode(&payload) {
-        Ok(Control::Demand(asked)) => {
-            let age = Duration::from_millis(now.saturating_sub(place.millis));
-            Some((place, (asked, age)))
-        }
-        // Anybody may write there.
-        _ => None,
+/// `redis_now` is Redis's time in milliseconds, which is `now` here.
+fn understood(kept: Vec<(Place, Vec<u8>)>, redis_now: u64, now: Instant) -> Vec<(Place, Option<Missed>)> {
+    let understand = |(place, payload): (Place, Vec<u8>)| {
+        let missed = match Control::decode(&payload) {
+            Ok(Control::Demand(Asked { demand, .. })) => {
+                let age = Duration::from_millis(redis_now.saturating_sub(place.millis));
+                let made = now.checked_sub(age);
+                Some(Missed { demand, made })
+            }
+            // Anybody may write there.
+            _ => None,
+        };
+        (place, missed)
     };
-    kept.into_iter().filter_map(understand).collect()
+    kept.into_iter().map(understand).collect()
 }

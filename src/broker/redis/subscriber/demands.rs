@@ -11,7 +11,7 @@ use super::RedisSubscriber;
 use crate::broker::control::{Demand, Done};
 use crate::broker::history::ReadError;
 use crate::broker::redis::control::{Asked, Control, MetReply};
-use crate::broker::redis::reader::{Errand, Missed};
+use crate::broker::redis::reader::{Errand, Kept};
 use crate::broker::{ChannelKind, LinkEvent};
 
 /// How long the nodes may take to meet a demand.
@@ -61,7 +61,7 @@ impl RedisSubscriber {
                 if let Some(place) = asked.at {
                     self.hearing.heard(place);
                 }
-                self.carry_out(asked, None, None);
+                self.carry_out(asked);
             }
             (Ok(Control::Met { id, from, sessions }), true) => self.demands.met(id, from, sessions),
             (Ok(Control::Forgotten { room }), false) => {
@@ -73,13 +73,11 @@ impl RedisSubscriber {
         }
     }
 
-    /// Has a demand met by the sessions here that began before that time, or by all. `held` is dropped when it is, or cannot
-    /// be.
-    fn carry_out(&self, asked: Asked, before: Option<Instant>, held: Option<mpsc::Sender<()>>) {
-        let Asked { id, from, demand, .. } = asked;
+    /// Has a demand met by the sessions here, and says so.
+    fn carry_out(&self, Asked { id, from, demand, .. }: Asked) {
         let (errands, channel) = (self.queues.errands.clone(), self.shared.answer_channel(&from));
         let own = self.shared.node.to_string();
-        let met = Done::new(move |sessions| {
+        let done = Done::new(move |sessions| {
             let control = Control::Met {
                 id,
                 from: own,
@@ -87,12 +85,11 @@ impl RedisSubscriber {
             };
             // Fails when the reader has died, and the node is ending for it.
             let _ = errands.send(Errand::tell(channel, control));
-            drop(held);
         });
         self.events.do_send(LinkEvent::Demanded {
             demand,
-            before,
-            done: met,
+            before: None,
+            done,
         });
     }
 
@@ -115,21 +112,21 @@ impl RedisSubscriber {
     }
 
     fn catch_up(&self, ctx: &mut Context<Self>) {
-        let (reply, page) = oneshot::channel();
+        let (reply, kept) = oneshot::channel();
         self.send(Errand::missed(self.hearing.through(), reply));
         let generation = self.generation;
-        ctx.spawn(page.into_actor(self).map(move |page, actor, ctx| {
+        ctx.spawn(kept.into_actor(self).map(move |kept, actor, ctx| {
             // Without an answer the node is stopping.
-            if let (Ok(page), true) = (page, actor.is_current(generation)) {
-                actor.missed(page, ctx);
+            if let (Ok(kept), true) = (kept, actor.is_current(generation)) {
+                actor.missed(kept, ctx);
             }
         }));
     }
 
-    fn missed(&mut self, page: Result<Missed, ReadError>, ctx: &mut Context<Self>) {
+    fn missed(&mut self, kept: Result<Kept, ReadError>, ctx: &mut Context<Self>) {
         let generation = self.generation;
-        let (demands, is_last) = match page {
-            Ok(Missed { demands, is_last }) => (self.hearing.read(demands, is_last), is_last),
+        let (missed, goes_on) = match kept {
+            Ok(Kept { page, is_last }) => self.hearing.read(page, is_last),
             Err(ReadError::Away(problem)) => {
                 warn!("what was demanded without a link is not known yet: problem={problem:?}");
                 ctx.run_later(CATCH_UP_AGAIN, move |actor, ctx| {
@@ -145,15 +142,20 @@ impl RedisSubscriber {
                 return;
             }
         };
-        let now = Instant::now();
-        let (held, mut all_dropped) = mpsc::channel(1);
+        // Whoever asked was told of the nodes with a link, and waits for no answer of this one.
+        let (held, mut all_dropped) = mpsc::channel::<()>(1);
         let mut count = 0_usize;
-        for (_, (asked, age)) in demands {
+        for missed in missed.into_iter().flatten() {
             // No session is older than the process.
-            let before = now.checked_sub(age).filter(|before| *before > self.shared.began);
+            let before = missed.made.filter(|made| *made > self.shared.began);
             if before.is_some() {
                 count += 1;
-                self.carry_out(asked, before, Some(held.clone()));
+                let held = held.clone();
+                self.events.do_send(LinkEvent::Demanded {
+                    demand: missed.demand,
+                    before,
+                    done: Done::new(move |_| drop(held)),
+                });
             }
         }
         drop(held);
@@ -165,10 +167,10 @@ impl RedisSubscriber {
             if !actor.is_current(generation) {
                 return;
             }
-            if is_last {
-                actor.report_up();
-            } else {
+            if goes_on {
                 actor.catch_up(ctx);
+            } else {
+                actor.report_up();
             }
         }));
     }
