@@ -76,10 +76,15 @@ fn check_id(sent: &Value, read: Option<&RequestId>) {
 fn check_command(text: &str, dialect: Dialect, max_message: usize, whole: Option<&Value>, command: &Command) {
     let field = |name: &str| whole.and_then(|whole| whole.get(name));
     let (kind, room) = match command {
-        Command::Subscribe { room, replay } => {
+        Command::Subscribe {
+            room,
+            replay,
+            presence,
+        } => {
             if dialect == Dialect::Plain {
-                assert_eq!(*replay, Replay::default());
+                assert_eq!((replay, *presence), (&Replay::default(), None));
             } else if whole.is_some() {
+                assert_eq!(*presence, field("presence").and_then(Value::as_bool));
                 let after = field("after").and_then(Value::as_u64);
                 assert_eq!(replay.after.as_ref().map(|after| after.offset), after);
                 let epoch = replay.after.as_ref().map(|after| after.epoch.as_str());
@@ -115,6 +120,16 @@ fn check_command(text: &str, dialect: Dialect, max_message: usize, whole: Option
                 assert!(field("key").is_none_or(Value::is_null), "a key was lost");
             }
             ("sendMessage", Some(room))
+        }
+        Command::Members { room } => {
+            assert_eq!(dialect, Dialect::V1);
+            ("MEMBERS", Some(room))
+        }
+        Command::Authenticate { token } => {
+            assert_eq!(dialect, Dialect::V1);
+            assert!(whole.is_none() || field("token").and_then(Value::as_str) == Some(token.reveal()));
+            assert!(!format!("{token:?}").contains(token.reveal()) || token.reveal().len() < 4);
+            ("AUTH", None)
         }
         Command::Ping => {
             assert_eq!(dialect, Dialect::V1);

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use roomcast::broker::fuzzing::{numbered, page};
+use roomcast::broker::fuzzing::{demands, numbered, page};
 use roomcast::protocol::RoomName;
 
 const MAX_PAYLOAD: usize = 4_096;
@@ -16,6 +16,12 @@ fuzz_target!(|input: &[u8]| {
         let offset = offset.to_string();
         assert!(text.contains(&offset), "an offset from nowhere: {offset}");
         assert!(epoch.is_none_or(|epoch| text.contains(epoch.as_str()) && !epoch.as_str().contains(' ')));
+    }
+    if let redis::Value::Array(replies) = reply.clone()
+        && let Ok((count, _)) = demands(replies)
+    {
+        // Each takes a place and a payload.
+        assert!(count * 2 < input.len());
     }
     let room = RoomName::new("room1").expect("a valid name");
     if let Ok(page) = page(&room, reply, MAX_PAYLOAD) {

@@ -2,10 +2,12 @@
 
 use redis::Value;
 
-use super::payload;
+use super::control::Control;
 use super::scripts::{self, Numbered};
+use super::{payload, presence};
 use crate::broker::RoomMessage;
 use crate::broker::history::{Arrival, Page};
+use crate::broker::presence::Present;
 use crate::protocol::{Epoch, RoomName};
 
 /// The message in a payload on the channel of `room`, or why it is dropped.
@@ -44,4 +46,30 @@ pub fn numbered(reply: &Value) -> Option<(u64, Option<Epoch>)> {
         Numbered::Repeated(position) => (position.offset, Some(position.epoch)),
         Numbered::Anew(numbering, offset) => (offset, Some(numbering.epoch)),
     })
+}
+
+/// What is understood of a payload on the control channel, written again.
+///
+/// # Errors
+/// The reason for which it is dropped, as it is logged.
+pub fn decode_control(payload: &[u8]) -> Result<String, String> {
+    let control = Control::decode(payload).map_err(|error| error.to_string())?;
+    Ok(control.encode())
+}
+
+/// What a payload on a presence channel tells.
+///
+/// # Errors
+/// The reason for which it is dropped, as it is logged.
+pub fn decode_presence(payload: &[u8]) -> Result<Present, String> {
+    presence::decode(payload).map_err(|error| error.to_string())
+}
+
+/// How many demands are in the replies to a read of what was missed, and Redis's time in milliseconds.
+///
+/// # Errors
+/// The problem, as it is logged.
+pub fn demands(replies: Vec<Value>) -> Result<(usize, u64), String> {
+    let (demands, now) = scripts::demands(replies).map_err(|error| error.to_string())?;
+    Ok((demands.len(), now))
 }
