@@ -3,6 +3,7 @@
 //! `cargo bench --bench delivery -- --help` lists the options. The parts:
 //!
 //! - `floor`: a bare readiness loop that does nothing but write the frames; the limit to compare with.
+//! - `plain`: the server's shape with nothing but the shape; the limit of the framework.
 //! - `process`: starts floor, server and Redis, stops them again, and reads their cost from `/proc`.
 //! - `fleet`: the generator's connections, one thread for all. `load`: numbered messages on a schedule.
 //! - `scenario`: what there is to run. `traffic`: at a steady rate. `most`: at the highest rate and beyond. `joins`:
@@ -30,6 +31,7 @@ mod delivery {
     pub(crate) mod most;
     pub(crate) mod options;
     pub(crate) mod outbox;
+    pub(crate) mod plain;
     pub(crate) mod process;
     pub(crate) mod report;
     pub(crate) mod scenario;
@@ -43,12 +45,12 @@ mod delivery {
 
     pub(crate) fn main() -> ExitCode {
         let arguments: Vec<String> = std::env::args().collect();
-        let clean = if arguments.get(1).is_some_and(|first| first == floor::SUBCOMMAND) {
-            floor::run(&arguments[2..]).map(|()| true)
-        } else {
-            rlimit::increase_nofile_limit(u64::MAX)
+        let clean = match arguments.get(1).map(String::as_str) {
+            Some(floor::SUBCOMMAND) => floor::run(&arguments[2..]).map(|()| true),
+            Some(plain::SUBCOMMAND) => plain::run().map(|()| true),
+            _ => rlimit::increase_nofile_limit(u64::MAX)
                 .map_err(Into::into)
-                .and_then(|_| scenario::run(&options::parse(&arguments)))
+                .and_then(|_| scenario::run(&options::parse(&arguments))),
         };
         match clean {
             Ok(true) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command, value_parser};
 
 use super::load::SMALLEST_MESSAGE;
+use super::plain;
 use super::process::Target;
 use super::scenario::{GROUPS, Scenario};
 
@@ -20,6 +21,8 @@ pub(crate) enum Side {
     Floor,
     /// One write per socket and turn.
     Coalescing,
+    /// The server's shape and nothing else; speaks the plain dialect only.
+    Plain,
     /// The server on the embedded broker.
     Embedded,
     /// The server on a Redis of its own.
@@ -30,9 +33,10 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Floor,
         Self::Coalescing,
+        Self::Plain,
         Self::Embedded,
         Self::Redis,
         Self::Baseline,
@@ -43,6 +47,7 @@ impl Side {
         match self {
             Self::Floor => "floor",
             Self::Coalescing => "coalescing",
+            Self::Plain => "plain",
             Self::Embedded => "embedded",
             Self::Redis => "redis",
             Self::Baseline => "baseline",
@@ -105,6 +110,7 @@ impl Options {
         match side {
             Side::Floor => Target::floor(label, false),
             Side::Coalescing => Target::floor(label, true),
+            Side::Plain => Target::own(label, [plain::SUBCOMMAND]),
             Side::Embedded => Target::server(label, self.server.clone(), false),
             Side::Redis => Target::server(label, self.server.clone(), true),
             Side::Baseline => Target::server(label, baseline(), false),

@@ -30,10 +30,8 @@ pub(crate) struct Target {
 
 #[derive(Clone)]
 enum Program {
-    Floor {
-        coalesce: bool,
-        fault: Option<(Fault, u64)>,
-    },
+    /// This binary, with these arguments.
+    Own(Vec<String>),
     Server {
         path: PathBuf,
         on_redis: bool,
@@ -44,22 +42,22 @@ enum Program {
 
 impl Target {
     pub(crate) fn floor(label: &str, coalesce: bool) -> Self {
-        Self {
-            label: label.to_owned(),
-            program: Program::Floor {
-                coalesce,
-                fault: None,
-            },
-        }
+        let arguments = [floor::SUBCOMMAND]
+            .into_iter()
+            .chain(coalesce.then_some("coalesce"));
+        Self::own(label, arguments)
     }
 
     pub(crate) fn faulty_floor(kind: Fault, delivery: u64) -> Self {
+        let arguments = [floor::SUBCOMMAND, "fault", kind.name(), &delivery.to_string()];
+        Self::own(kind.name(), arguments)
+    }
+
+    /// This binary, started with these arguments; it has to end with its standard input.
+    pub(crate) fn own<'a>(label: &str, arguments: impl IntoIterator<Item = &'a str>) -> Self {
         Self {
-            label: kind.name().to_owned(),
-            program: Program::Floor {
-                coalesce: false,
-                fault: Some((kind, delivery)),
-            },
+            label: label.to_owned(),
+            program: Program::Own(arguments.into_iter().map(str::to_owned).collect()),
         }
     }
 
@@ -131,15 +129,9 @@ impl Drop for Guard {
 impl Running {
     pub(crate) fn start(target: &Target) -> Outcome<Self> {
         match &target.program {
-            Program::Floor { coalesce, fault } => {
+            Program::Own(arguments) => {
                 let mut command = Command::new(std::env::current_exe()?);
-                command.arg(floor::SUBCOMMAND).stdin(Stdio::piped());
-                if *coalesce {
-                    command.arg("coalesce");
-                }
-                if let Some((kind, number)) = fault {
-                    command.args(["fault", kind.name(), &number.to_string()]);
-                }
+                command.args(arguments).stdin(Stdio::piped());
                 Ok(Self {
                     nodes: vec![Node::spawn(command)?],
                     redis: None,

@@ -398,9 +398,11 @@ pub(super) fn page(room: &RoomName, reply: Value, max_payload: usize) -> Result<
     })
 }
 
-/// The demands in the reply of a read of them, each with its place and its payload, and Redis's time in milliseconds since
-/// 1970.
-pub(super) fn demands(replies: Vec<Value>) -> Result<(Vec<(Place, Vec<u8>)>, u64), RedisError> {
+/// Demands that were kept, each with its place and its payload.
+pub(super) type KeptDemands = Vec<(Place, Vec<u8>)>;
+
+/// The demands in the replies to a read of them, and Redis's time in milliseconds since 1970.
+pub(super) fn demands(replies: Vec<Value>) -> Result<(KeptDemands, u64), RedisError> {
     type Entries = Vec<(String, Vec<Vec<u8>>)>;
     let (entries, (seconds, micros)): (Entries, (u64, u64)) = redis::from_redis_value(Value::Array(replies))?;
     let demand = |(id, mut fields): (String, Vec<Vec<u8>>)| Some((id.parse().ok()?, fields.pop()?));

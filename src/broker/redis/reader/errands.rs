@@ -14,7 +14,7 @@ use crate::broker::control::Demand;
 use crate::broker::history::{Numbering, ReadError};
 use crate::broker::redis::control::{Asked, Control};
 use crate::broker::redis::hearing::Place;
-use crate::broker::redis::scripts::{Script, Scripts, demands};
+use crate::broker::redis::scripts::{KeptDemands, Script, Scripts, demands};
 use crate::broker::redis::{call, call_script, within};
 use crate::protocol::{Position, RoomName};
 
@@ -226,7 +226,7 @@ fn alone(command: Cmd) -> Pipeline {
 }
 
 /// `redis_now` is Redis's time in milliseconds, which is `now` here.
-fn understood(kept: Vec<(Place, Vec<u8>)>, redis_now: u64, now: Instant) -> Vec<(Place, Option<Missed>)> {
+fn understood(kept: KeptDemands, redis_now: u64, now: Instant) -> Vec<(Place, Option<Missed>)> {
     let understand = |(place, payload): (Place, Vec<u8>)| {
         let missed = match Control::decode(&payload) {
             Ok(Control::Demand(Asked { demand, .. })) => {
