@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use actix_web::web::Data;
 use log::{info, warn};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use broker::{Broker, BrokerError};
 use config::Config;
@@ -114,6 +114,7 @@ pub fn assemble(config: Config) -> Result<Assembled, RunError> {
         health,
         capacity: Arc::new(Capacity::new(max_sessions)),
         draining: AtomicBool::new(false),
+        api_bodies: Semaphore::new(http::max_bodies(&config)),
         verifier: verifier.map(Arc::new),
         config,
     });

@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use self::answer::{Refusal, json};
+pub(crate) use self::publish::max_bodies;
 use self::target::{Query, room, segments, user};
 use super::{Node, ops};
 use crate::metrics::labels::ApiRoute;

@@ -14,7 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use actix_web::guard;
 use actix_web::web::{self, Data, ServiceConfig};
+use tokio::sync::Semaphore;
 
+pub(crate) use self::api::max_bodies;
 use crate::broker::health::Health;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -35,6 +37,8 @@ pub struct Node {
     pub health: Arc<Health>,
     /// Sessions that fit.
     pub capacity: Arc<Capacity>,
+    /// Bytes that bodies of requests to the API may still take, all together.
+    pub api_bodies: Semaphore,
     /// Checks tokens; `None` lets anybody in.
     pub verifier: Option<Arc<Verifier>>,
     /// Set once the node is stopping.

@@ -102,7 +102,7 @@ for index = 1, messages do
       seal = place == foreseen and field == seen and ARGV[at + 7]
         or sub(sha1hex(sub(field, #epoch + 2) .. place), 1, 16)
       payload = open .. ',"offset":' .. place .. ',"epoch":"' .. epoch .. '","seal":"' .. seal .. finish
-      -- To the message costs three times as much, so that happens once in a while.
+      -- Trimming to the very message costs three times as much, so that is done only as often as expiries are set.
       added = try('XADD', log, 'MAXLEN', is_due and '=' or '~', ARGV[1], place .. '-0', 'p', payload)
       if type(added) ~= 'table' then break end
       redis.call('HINCRBY', numbering, field, '-1')

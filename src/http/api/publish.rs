@@ -7,11 +7,12 @@ use actix_web::http::header;
 use actix_web::web::Payload;
 use futures_util::StreamExt;
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use super::Answer;
 use super::answer::{Refusal, done};
 use crate::broker::{Answer as Settle, PublishOutcome, RoomMessage};
+use crate::config::Config;
 use crate::http::{Node, ws};
 use crate::protocol::client::ProtocolError;
 use crate::protocol::client::request::{PublishRequest, decode_batch};
@@ -21,6 +22,9 @@ use crate::tokens::unix_millis;
 
 /// Bytes of a batch, unless a single publish may have more.
 const MAX_BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// So many of the longest bodies fit into the node's memory at once.
+const BODIES: usize = 4;
 
 /// What became of a publish that was taken.
 #[derive(Serialize)]
@@ -55,8 +59,8 @@ struct Results {
 
 /// `POST /api/rooms/{room}/messages`.
 pub(super) async fn single(room: RoomName, request: &HttpRequest, body: Payload, node: &Node) -> Answer {
-    let body = read_text(request, body, max_body(node)).await?;
-    let publish = PublishRequest::decode(&body, Some(room.clone()), node.config.max_message)?;
+    let body = Body::read(request, body, max_body(&node.config), node).await?;
+    let publish = PublishRequest::decode(&body.text, Some(room.clone()), node.config.max_message)?;
     drop(body);
     let (sender, outcome) = oneshot::channel();
     start(node, publish, std::time::Instant::now(), move |outcome| {
@@ -74,8 +78,8 @@ pub(super) async fn single(room: RoomName, request: &HttpRequest, body: Payload,
 /// `POST /api/messages`: many publishes, each with a result of its own. They go on their way in order and at once, so
 /// that the broker takes them together.
 pub(super) async fn batch(request: &HttpRequest, body: Payload, node: &Node) -> Answer {
-    let body = read_text(request, body, MAX_BATCH_BYTES.max(max_body(node))).await?;
-    let entries = decode_batch(&body)?;
+    let body = Body::read(request, body, max_batch(&node.config), node).await?;
+    let entries = decode_batch(&body.text)?;
     let (sender, mut outcomes) = mpsc::unbounded_channel();
     let mut results: Vec<Option<EntryResult>> = Vec::with_capacity(entries.len());
     let mut rooms = Vec::with_capacity(entries.len());
@@ -111,29 +115,65 @@ pub(super) async fn batch(request: &HttpRequest, body: Payload, node: &Node) -> 
 }
 
 /// Bytes in which any message of the allowed length fits, with what stands around it: what a session may send at once.
-fn max_body(node: &Node) -> usize {
-    usize::try_from(ws::max_frame(&node.config)).unwrap_or(usize::MAX)
+fn max_body(config: &Config) -> usize {
+    usize::try_from(ws::max_frame(config)).unwrap_or(usize::MAX)
 }
 
-/// The body of a request, of so many bytes at most.
-async fn read_text(request: &HttpRequest, mut body: Payload, most: usize) -> Result<String, Refusal> {
-    let announced = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.trim().parse::<u64>().ok());
-    if announced.is_some_and(|length| length > most as u64) {
-        return Err(Refusal::body_too_large(most));
-    }
-    // Not what was announced: memory is taken for what has come.
-    let mut bytes = Vec::new();
-    while let Some(part) = body.next().await {
-        let part = part.map_err(|error| Refusal::bad_json(format!("the body cannot be read: {error}")))?;
-        if bytes.len() + part.len() > most {
+fn max_batch(config: &Config) -> usize {
+    MAX_BATCH_BYTES.max(max_body(config))
+}
+
+/// Bytes that the bodies of all requests may take together, until they are understood.
+pub(crate) fn max_bodies(config: &Config) -> usize {
+    max_batch(config)
+        .saturating_mul(BODIES)
+        .min(Semaphore::MAX_PERMITS)
+}
+
+/// The body of a request.
+struct Body<'a> {
+    text: String,
+    /// Its part of what all bodies may take.
+    _held: SemaphorePermit<'a>,
+}
+
+impl<'a> Body<'a> {
+    /// Reads a body of so many bytes at most.
+    async fn read(
+        request: &HttpRequest,
+        mut body: Payload,
+        most: usize,
+        node: &'a Node,
+    ) -> Result<Self, Refusal> {
+        let announced = request
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.trim().parse::<u64>().ok());
+        if announced.is_some_and(|length| length > most as u64) {
             return Err(Refusal::body_too_large(most));
         }
-        bytes.extend_from_slice(&part);
+        let take = |bytes: usize| {
+            let taken = u32::try_from(bytes).map(|bytes| node.api_bodies.try_acquire_many(bytes));
+            let Ok(Ok(permit)) = taken else {
+                let problem = "this node reads as many bodies of requests as it has memory for".to_owned();
+                return Err(Refusal::unpublished(problem, Outcome::Refused));
+            };
+            Ok(permit)
+        };
+        // Not what was announced: memory is taken for what has come.
+        let (mut bytes, mut held) = (Vec::new(), take(0)?);
+        while let Some(part) = body.next().await {
+            let part =
+                part.map_err(|error| Refusal::bad_json(format!("the body cannot be read: {error}")))?;
+            if bytes.len() + part.len() > most {
+                return Err(Refusal::body_too_large(most));
+            }
+            held.merge(take(part.len())?);
+            bytes.extend_from_slice(&part);
+        }
+        let text = String::from_utf8(bytes).map_err(|_| Refusal::bad_json("the body is not UTF-8"))?;
+        Ok(Self { text, _held: held })
     }
-    String::from_utf8(bytes).map_err(|_| Refusal::bad_json("the body is not UTF-8"))
 }
 
 fn start(

@@ -6,8 +6,10 @@ use awc::http::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{SOON, Site, call, get, on_both_brokers, post};
+use super::{SOON, Site, TOKEN, call, get, on_both_brokers, post};
 use crate::support::client::Client;
+use crate::support::eventually;
+use crate::support::raw::Raw;
 
 const PATH: &str = "/api/messages";
 
@@ -145,4 +147,41 @@ async fn while_redis_is_away_every_entry_says_so() {
         [Some("unavailable"), Some("bad_room"), Some("unavailable")]
     );
     assert!(results(&answer)[0]["outcome"].is_string());
+}
+
+#[actix::test]
+async fn the_bodies_of_all_requests_have_a_bound_together() {
+    const LONGEST: usize = 16 * 1024 * 1024;
+    let site = Site::embedded(&[]).await;
+    let node = site.first();
+    let mut session = Client::v1(&node.ws_url()).await;
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {LONGEST}\r\n\r\n"
+    );
+    let mut callers = Vec::new();
+    for _ in 0..4 {
+        let mut caller = Raw::connect(node.address()).await;
+        caller.send(head.as_bytes()).await;
+        caller.send(&vec![b' '; LONGEST - 1]).await;
+        callers.push(caller);
+    }
+    let publish = async || post(node, "/api/rooms/r/messages", &json!({"message": "x"})).await;
+    let refused = eventually("bodies that are all held", async || {
+        let answer = publish().await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await;
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let refused = refused.expect(503);
+    assert_eq!(
+        (&refused["code"], &refused["outcome"]),
+        (&json!("unavailable"), &json!("refused"))
+    );
+    // What is no body of the API is not concerned.
+    assert_eq!(session.call(json!({"type": "PING"})).await["type"], "pong");
+    session.publish("r", "x").await;
+    let mut first = callers.remove(0);
+    first.send(b" ").await;
+    assert_eq!(first.response(false).await.status, 400);
+    publish().await.expect(200);
 }
