@@ -10,6 +10,9 @@ use crate::support::node::Node;
 use crate::support::proxy::Proxy;
 use crate::support::redis::Redis;
 
+/// Where Redis keeps them.
+const DEMANDS: &str = "roomcast:{}:demands";
+
 /// Two nodes, the second behind a line that can be cut.
 struct Scene {
     site: Site,
@@ -43,6 +46,13 @@ impl Scene {
 
     fn redis(&self) -> &Redis {
         self.site.redis.as_ref().expect("a Redis")
+    }
+
+    /// Adds entries to what is kept: with more of them it takes longer until a node has read what is behind.
+    async fn add_to_the_demands(&self, count: usize, field: &str, value: &str) {
+        let script = "for _ = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', ARGV[2], ARGV[3]) end";
+        let words = ["EVAL", script, "1", DEMANDS, &count.to_string(), field, value];
+        let _: redis::Value = self.redis().command(&words).await;
     }
 
     /// Cuts the line; returns when Redis and the node have both seen it.
@@ -108,6 +118,8 @@ async fn who_was_removed_without_a_link_is_not_sent_what_was_said_afterwards() {
         client.subscribe("other").await;
     }
     scene.cut().await;
+    // What lies before the removal takes longer to read than the rooms.
+    scene.add_to_the_demands(5_000, "demand", "of another time").await;
     delete(scene.asked(), "/api/rooms/lobby/members/ann")
         .await
         .expect(200);
@@ -163,9 +175,9 @@ async fn many_demands_are_caught_up_with_page_by_page() {
         assert_eq!(user.closed().await, Some(1008));
     }
     assert_alive(&mut bystander).await;
-    let demands: u64 = scene.redis().command(&["XLEN", "roomcast:{}:demands"]).await;
+    let demands: u64 = scene.redis().command(&["XLEN", DEMANDS]).await;
     assert_eq!(demands, 250);
-    let ttl: i64 = scene.redis().command(&["PTTL", "roomcast:{}:demands"]).await;
+    let ttl: i64 = scene.redis().command(&["PTTL", DEMANDS]).await;
     assert!((1..=120_000).contains(&ttl), "{ttl}");
 }
 
@@ -174,18 +186,14 @@ async fn nonsense_among_the_demands_is_passed_over() {
     let scene = Scene::start().await;
     let mut ann = named(scene.cut_off(), "ann").await;
     scene.cut().await;
-    let add = async |field: &str, value: &str| -> String {
-        let key = "roomcast:{}:demands";
-        scene.redis().command(&["XADD", key, "*", field, value]).await
-    };
     // More than is read at once.
-    for _ in 0..250 {
-        add("demand", "garbage").await;
-    }
-    add("other", r#"{"what":"forgotten","room":"r"}"#).await;
-    add("demand", r#"{"what":"met","id":1,"from":"x","sessions":1}"#).await;
+    scene.add_to_the_demands(250, "demand", "garbage").await;
+    let told = r#"{"what":"forgotten","room":"r"}"#;
+    scene.add_to_the_demands(1, "other", told).await;
+    let met = r#"{"what":"met","id":1,"from":"x","sessions":1}"#;
+    scene.add_to_the_demands(1, "demand", met).await;
     disconnect(scene.asked(), "ann").await;
-    add("demand", "").await;
+    scene.add_to_the_demands(1, "demand", "").await;
     scene.line.resume();
     assert_eq!(ann.closed().await, Some(1008));
 }
@@ -231,7 +239,7 @@ async fn a_link_is_used_though_what_was_demanded_cannot_be_read() {
     let mut ann = named(scene.cut_off(), "ann").await;
     ann.subscribe("lobby").await;
     scene.cut().await;
-    let _: String = scene.redis().command(&["SET", "roomcast:{}:demands", "x"]).await;
+    let _: String = scene.redis().command(&["SET", DEMANDS, "x"]).await;
     assert_eq!(disconnect(scene.asked(), "bob").await["sessions"], 0);
     scene.line.resume();
     post(
