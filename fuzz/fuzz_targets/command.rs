@@ -128,7 +128,7 @@ fn check_command(text: &str, dialect: Dialect, max_message: usize, whole: Option
         Command::Authenticate { token } => {
             assert_eq!(dialect, Dialect::V1);
             assert!(whole.is_none() || field("token").and_then(Value::as_str) == Some(token.reveal()));
-            assert!(!format!("{token:?}").contains(token.reveal()) || token.reveal().len() < 4);
+            assert_eq!(format!("{token:?}"), "Token(…)");
             ("AUTH", None)
         }
         Command::Ping => {

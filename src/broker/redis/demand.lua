@@ -10,10 +10,10 @@ local place = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'demand'
 if type(place) == 'string' then
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
   payload = string.sub(payload, 1, -2) .. ',"at":"' .. place .. '"}'
-elseif string.find(place.err, 'READONLY', 1, true) then
-  -- A replica: the nodes are subscribed elsewhere.
+elseif not (string.find(place.err, 'OOM', 1, true) or string.find(place.err, 'MISCONF', 1, true)) then
+  -- A replica, say, or a master without one: the nodes may be subscribed elsewhere.
   return redis.error_reply(place.err)
 end
--- Where nothing can be kept, as in a memory that is full, those who can hear it shall.
+-- Where nothing can be kept, because memory or disk is full, those who can hear it shall.
 redis.call('PUBLISH', ARGV[2], payload)
 return subscribed

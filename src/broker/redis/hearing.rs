@@ -5,13 +5,15 @@
 //! - A new link has missed what was made before it. That is read page by page, from the last one that was heard, and a demand
 //!   that has come over the link meanwhile is passed over.
 //! - Where the last one that was heard is not there any more, everything that is kept is read: it has expired, or Redis has come
-//!   back without it, or somebody else has made it up.
+//!   back without it, or somebody else has made it up. Of that, what was made while a link lived that has lost nothing is passed
+//!   over.
 //! - How long ago a demand was made is told by Redis's clock alone. Where another Redis takes over, and its clock is behind,
 //!   what is kept looks younger, and where it is ahead, older, by as much.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 /// A place in a Redis stream: Redis's time when it was taken in milliseconds since 1970, and a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +47,9 @@ impl FromStr for Place {
 /// Demands over the link that are remembered while what was missed is read. Beyond that one may be carried out twice.
 const MAX_LIVE: usize = 10_000;
 
+/// What was made so long before a link's last proof has come over it for certain: a proof is under way for less.
+const PROOF_SLACK: Duration = Duration::from_secs(2);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Hearing {
@@ -54,13 +59,30 @@ pub(super) struct Hearing {
     is_behind: bool,
     /// What came over the link meanwhile.
     live: HashSet<Place>,
+    /// When something last came round over a link that nothing was missed of.
+    proven: Option<Instant>,
+    /// Everything is read, because the place where to go on was not there.
+    is_anew: bool,
 }
 
 impl Hearing {
     /// There is a new link: what was made until now may have been missed.
     pub(super) fn link_up(&mut self) {
         self.is_behind = true;
+        self.is_anew = false;
         self.live.clear();
+    }
+
+    /// Something that this node has sent has come over the link.
+    pub(super) fn proven(&mut self, now: Instant) {
+        if !self.is_behind {
+            self.proven = Some(now);
+        }
+    }
+
+    /// Whether what was read may have been missed, by the time at which it was made.
+    pub(super) fn may_be_news(&self, made: Instant) -> bool {
+        !self.is_anew || self.proven.is_none_or(|proven| made + PROOF_SLACK > proven)
     }
 
     /// This one has come over the link.
@@ -83,6 +105,7 @@ impl Hearing {
         if self.through != Place::default() {
             if page.first().is_none_or(|(first, _)| *first != self.through) {
                 self.through = Place::default();
+                self.is_anew = true;
                 return (Vec::new(), true);
             }
             page.remove(0);
@@ -184,6 +207,24 @@ mod tests {
             let page = vec![(place(1), 1), (place(2), 2)];
             assert_eq!(hearing.read(page, true), (vec![1, 2], false));
         }
+    }
+
+    #[test]
+    fn what_was_made_while_a_proven_link_lived_is_no_news_when_everything_is_read() {
+        let (mut hearing, proof) = (Hearing::default(), Instant::now());
+        let before = proof
+            .checked_sub(PROOF_SLACK * 2)
+            .expect("a machine that runs for seconds");
+        hearing.heard(place(2));
+        hearing.proven(proof);
+        hearing.link_up();
+        // Of a link that may have missed something: no proof.
+        hearing.proven(proof + PROOF_SLACK * 4);
+        assert!(hearing.may_be_news(before), "read from where it was heard last");
+        assert_eq!(hearing.read(vec![(place(1), ())], true), (Vec::new(), true));
+        assert!(!hearing.may_be_news(before));
+        assert!(hearing.may_be_news(proof));
+        assert!(hearing.may_be_news(proof + PROOF_SLACK));
     }
 
     proptest! {

@@ -407,7 +407,10 @@ pub(super) fn demands(replies: Vec<Value>) -> Result<(KeptDemands, u64), RedisEr
     let (entries, (seconds, micros)): (Entries, (u64, u64)) = redis::from_redis_value(Value::Array(replies))?;
     let demand = |(id, mut fields): (String, Vec<Vec<u8>>)| Some((id.parse().ok()?, fields.pop()?));
     let demands = entries.into_iter().filter_map(demand).collect();
-    Ok((demands, seconds * 1_000 + micros / 1_000))
+    Ok((
+        demands,
+        seconds.saturating_mul(1_000).saturating_add(micros / 1_000),
+    ))
 }
 
 #[cfg(test)]

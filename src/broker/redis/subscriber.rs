@@ -318,6 +318,7 @@ impl RedisSubscriber {
                 now,
             ) {
                 shared.health.prove(now);
+                self.hearing.proven(now);
                 shared.metrics.cross_node_latency_seconds.observe(time);
             }
             return None;

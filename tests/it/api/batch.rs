@@ -158,6 +158,15 @@ async fn the_bodies_of_all_requests_have_a_bound_together() {
     let head = format!(
         "POST {PATH} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {LONGEST}\r\n\r\n"
     );
+    let held = async || {
+        let (_, metrics) = node.get("/metrics").await;
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+        value
+            .and_then(|value| value.parse::<f64>().ok())
+            .expect("a number")
+    };
+    let before = held().await;
     let mut callers = Vec::new();
     for _ in 0..4 {
         let mut caller = Raw::connect(node.address()).await;
@@ -165,6 +174,11 @@ async fn the_bodies_of_all_requests_have_a_bound_together() {
         caller.send(&vec![b' '; LONGEST - 1]).await;
         callers.push(caller);
     }
+    // A publish that comes between would be one body more for a moment, and one of these be refused for it.
+    eventually("bodies that are read", async || {
+        (held().await >= before + 4.0 * LONGEST as f64 - 500_000.0).then_some(())
+    })
+    .await;
     let publish = async || post(node, "/api/rooms/r/messages", &json!({"message": "x"})).await;
     let refused = eventually("bodies that are all held", async || {
         let answer = publish().await;

@@ -23,6 +23,9 @@ const CATCH_UP_PATIENCE: Duration = Duration::from_secs(2);
 /// How long it takes until what was missed is asked for again.
 const CATCH_UP_AGAIN: Duration = Duration::from_secs(1);
 
+/// … where Redis has refused to tell it.
+const CATCH_UP_REFUSED: Duration = Duration::from_secs(30);
+
 impl RedisSubscriber {
     /// Makes a demand of all nodes.
     pub(super) fn demand(&mut self, demand: Demand, reply: MetReply, ctx: &mut Context<Self>) {
@@ -123,22 +126,28 @@ impl RedisSubscriber {
         }));
     }
 
+    fn catch_up_after(&self, pause: Duration, ctx: &mut Context<Self>) {
+        let generation = self.generation;
+        ctx.run_later(pause, move |actor, ctx| {
+            if actor.is_current(generation) {
+                actor.catch_up(ctx);
+            }
+        });
+    }
+
     fn missed(&mut self, kept: Result<Kept, ReadError>, ctx: &mut Context<Self>) {
         let generation = self.generation;
         let (missed, goes_on) = match kept {
             Ok(Kept { page, is_last }) => self.hearing.read(page, is_last),
             Err(ReadError::Away(problem)) => {
                 warn!("what was demanded without a link is not known yet: problem={problem:?}");
-                ctx.run_later(CATCH_UP_AGAIN, move |actor, ctx| {
-                    if actor.is_current(generation) {
-                        actor.catch_up(ctx);
-                    }
-                });
+                self.catch_up_after(CATCH_UP_AGAIN, ctx);
                 return;
             }
             Err(ReadError::Refused(problem)) => {
                 error!("what was demanded without a link cannot be read: problem={problem:?}");
                 self.report_up();
+                self.catch_up_after(CATCH_UP_REFUSED, ctx);
                 return;
             }
         };
@@ -147,7 +156,9 @@ impl RedisSubscriber {
         let mut count = 0_usize;
         for missed in missed.into_iter().flatten() {
             // No session is older than the process.
-            let before = missed.made.filter(|made| *made > self.shared.began);
+            let before = missed
+                .made
+                .filter(|made| *made > self.shared.began && self.hearing.may_be_news(*made));
             if before.is_some() {
                 count += 1;
                 let held = held.clone();
